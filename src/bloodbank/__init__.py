@@ -1,0 +1,1 @@
+"""Bloodbank: an event bus for agent pipelines that knows what caused what."""

@@ -1,0 +1,76 @@
+"""Envelope to wire message and back: the only place that knows headers and bytes."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any, cast
+
+import orjson
+from pydantic_core import PydanticSerializationError
+
+from bloodbank.envelope import MAX_PARENTS, SCHEMA_VERSION, EventEnvelope, read_envelope
+from bloodbank.errors import InvalidEvent
+from bloodbank.transports.base import Message
+
+VERSION_HEADER = "bloodbank-version"
+
+
+def encode(envelope: EventEnvelope[Any]) -> Message:
+    """Serialise an envelope, once; the same bytes go everywhere.
+
+    Raises InvalidEvent when the payload holds something that JSON cannot, or when the list of parents was
+    changed behind the envelope's back.
+    """
+    parents = envelope.correlation_ids
+    if len(parents) > MAX_PARENTS or envelope.event_id in parents:
+        raise InvalidEvent(
+            f"correlation_ids holds {len(parents)} parents or the event itself; at most {MAX_PARENTS} others "
+            "are allowed. Nothing was published.",
+            [("correlation_ids", "changed after the envelope was made")],
+        )
+    try:
+        body = envelope.model_dump_json().encode()
+    except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
+        raise InvalidEvent(
+            f"The {envelope.event_type} event cannot be written as JSON: {error}. Nothing was published.",
+            [("payload", "must hold JSON values only")],
+        ) from error
+    return Message(
+        event_id=envelope.event_id,
+        routing_key=envelope.event_type,
+        body=body,
+        digest=digest(body),
+        correlation_id=parents[0] if parents else None,
+        app_id=envelope.source.app,
+        headers={VERSION_HEADER: SCHEMA_VERSION},
+    )
+
+
+def decode(body: bytes) -> EventEnvelope[Any]:
+    """Read an envelope from the body of a message; the payload stays a JSON object.
+
+    Envelopes of version 1 are upgraded. Raises InvalidEvent when the bytes are no envelope.
+    """
+    try:
+        fields: object = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent(f"The message is not JSON: {error}", [("body", str(error))]) from error
+    if not isinstance(fields, dict):
+        raise InvalidEvent("The message is not a JSON object.", [("body", "Input should be an object")])
+    return read_envelope(cast("dict[str, Any]", fields))
+
+
+def digest(body: bytes) -> bytes:
+    """Return 16 bytes that two envelopes share when they say the same.
+
+    Compared are type, parents, agent context and payload, whatever the order of their keys. The time and
+    the source may differ: a retry from another host is the same event.
+    """
+    fields = orjson.loads(body)
+    meaning = [
+        fields["event_type"],
+        fields["correlation_ids"],
+        fields["agent_context"],
+        fields["payload"],
+    ]
+    return blake2b(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()

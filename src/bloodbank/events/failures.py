@@ -1,0 +1,31 @@
+"""The one shape that all error payloads share, and how a failure is told from its type."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Payload(BaseModel):
+    """Base of all payload models: unknown fields are an error, so that a typing mistake is seen."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FailurePayload(Payload):
+    """What every error event says, whatever failed.
+
+    error_message: what happened, for people.
+    error_code: stable code of the system that failed, for programs.
+    retry_count: tries so far, 0 after the first.
+    is_retryable: whether trying again may help.
+    """
+
+    error_message: str
+    error_code: str | None = None
+    retry_count: int = Field(0, ge=0)
+    is_retryable: bool = False
+
+
+def is_failure(event_type: str) -> bool:
+    """Say whether a type tells of a failure: its last word is `failed` or `error`."""
+    return event_type.rpartition(".")[2] in ("failed", "error")

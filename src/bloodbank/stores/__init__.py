@@ -1,0 +1,1 @@
+"""Places that keep the index of causes: the protocol in `base`, one backend a file beside it."""

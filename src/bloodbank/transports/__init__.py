@@ -1,0 +1,1 @@
+"""Ways to carry events: the protocol in `base`, one backend a file beside it."""

@@ -1,0 +1,1 @@
+"""The import paths of version 2; everything lives in `bloodbank`."""
