@@ -1,0 +1,374 @@
+"""Records which events caused which, and answers questions about it, without ever holding up a publish.
+
+What is recorded at the same time shares a round trip. A store that hangs or is gone costs one bounded wait:
+then the breaker opens, recording is `deferred` at once, and a task of the tracker's own looks for the store
+again. The parents stay in the envelopes of the log, so nothing is lost by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+from bloodbank.breaker import BreakerState, CircuitBreaker
+from bloodbank.errors import InvalidQuery, NotOpen, StoreFormatError, StoreUnavailable
+from bloodbank.events.registry import utc_now
+from bloodbank.ids import event_id as deterministic_event_id
+from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node
+
+logger = logging.getLogger(__name__)
+
+PURGE_INTERVAL_SECONDS = 3600.0
+
+Answer = TypeVar("Answer")
+
+
+class Lineage(StrEnum):
+    """What became of an event's edges.
+
+    recorded: the index has them. deferred: it could not be reached in time; the envelope in the log has them.
+    disabled: tracking is off.
+    """
+
+    RECORDED = "recorded"
+    DEFERRED = "deferred"
+    DISABLED = "disabled"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    link: Link
+    done: asyncio.Future[Lineage]
+    deadline: float
+
+
+class CorrelationTracker:
+    """Stands between publishing and a correlation store.
+
+    store: opened and closed by the tracker; it may be unreachable when the tracker starts.
+    timeout_seconds: longest wait of `record` and `find`, at most 1.
+    query_timeout_seconds: longest wait of a question.
+    batch_limit: most events recorded in one round trip.
+    queue_limit: most events that wait; beyond it recording is deferred at once.
+    retention_seconds: purge the store hourly of what is older; None for stores that expire by themselves.
+    """
+
+    def __init__(
+        self,
+        store: CorrelationStore,
+        *,
+        timeout_seconds: float = 1.0,
+        query_timeout_seconds: float = 10.0,
+        breaker: CircuitBreaker | None = None,
+        batch_limit: int = 500,
+        queue_limit: int = 10_000,
+        retention_seconds: float | None = None,
+    ) -> None:
+        self._store = store
+        self._timeout_seconds = timeout_seconds
+        self._query_timeout_seconds = query_timeout_seconds
+        self._breaker = breaker or CircuitBreaker()
+        self._batch_limit = batch_limit
+        self._queue_limit = queue_limit
+        self._retention_seconds = retention_seconds
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stack = AsyncExitStack()
+        self._store_is_open = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Open the store, or begin to look for it when it is unreachable.
+
+        Raises StoreFormatError when the store holds a format that this version does not read.
+        """
+        if self._tasks:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._open_store()
+        except (StoreUnavailable, TimeoutError) as error:
+            self._failed(error, decisive=True)
+        self._tasks = [asyncio.create_task(self._record_forever(), name="bloodbank-tracker")]
+        if self._retention_seconds is not None:
+            self._tasks.append(asyncio.create_task(self._purge_forever(), name="bloodbank-tracker-purge"))
+
+    async def close(self) -> None:
+        """Record what waits, within the time limit, then close the store. Idempotent."""
+        if not self._tasks:
+            return
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("Closed with %d events not recorded in the index; the log has them.", len(self._waiting))
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._defer_all()
+        self._store_is_open = False
+        await self._stack.aclose()
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """State of the breaker, for health checks."""
+        return self._breaker.state
+
+    @property
+    def retry_after_seconds(self) -> float:
+        """Seconds after which asking again makes sense while the store is away."""
+        return max(1.0, self._breaker.seconds_until_probe)
+
+    def generate_event_id(self, event_type: str, /, **unique_fields: Any) -> UUID:
+        """Return the id that belongs to a type and its unique fields; see `bloodbank.ids.event_id`."""
+        return deterministic_event_id(event_type, **unique_fields)
+
+    async def record(self, link: Link) -> Lineage:
+        """Record an accepted event and its edges; RECORDED, or DEFERRED after at most `timeout_seconds`.
+
+        Never raises for a store that is away. Raises NotOpen outside `start` and `close`.
+        """
+        return (await self.record_many([link]))[0]
+
+    async def record_many(self, links: Sequence[Link]) -> list[Lineage]:
+        """Record several accepted events; one answer for each, in order."""
+        self._require_open()
+        if self._breaker.state is not BreakerState.CLOSED or len(self._waiting) + len(links) > self._queue_limit:
+            return [Lineage.DEFERRED] * len(links)
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + self._timeout_seconds
+        waiting = [_Waiting(link, loop.create_future(), deadline) for link in links]
+        self._waiting.extend(waiting)
+        self._idle.clear()
+        self._wake.set()
+        return [await entry.done for entry in waiting]
+
+    async def add_correlation(
+        self,
+        child_event_id: UUID,
+        parent_event_ids: Sequence[UUID],
+        *,
+        event_type: str = "correlation.added",
+        source: str = "unknown",
+    ) -> Lineage:
+        """Record that some events caused another, without publishing it.
+
+        For events that are on the bus already but not in the index, or that live elsewhere: what is said here
+        stands in no envelope and is gone when the index is rebuilt. An event that the index knows stays as it is.
+
+        Raises InvalidQuery when the event is its own parent.
+        """
+        if child_event_id in parent_event_ids:
+            raise InvalidQuery(f"{child_event_id} cannot be its own parent; remove it from parent_event_ids.")
+        now = utc_now()
+        parents = tuple(dict.fromkeys(parent_event_ids))
+        return await self.record(Link(child_event_id, parents, event_type, now, source, now))
+
+    async def find(self, event_ids: Sequence[UUID]) -> dict[UUID, Node] | None:
+        """Return what the index knows of some events within `timeout_seconds`, or None when it is away."""
+        self._require_open()
+        if self._breaker.state is not BreakerState.CLOSED:
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                nodes = await self._store.nodes(event_ids)
+        except (StoreUnavailable, TimeoutError) as error:
+            self._failed(error, decisive=isinstance(error, TimeoutError))
+            return None
+        self._breaker.record_success()
+        return nodes
+
+    async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
+        """Return what the index knows of some events; absent: never seen. Raises StoreUnavailable."""
+        return await self._ask(lambda: self._store.nodes(event_ids))
+
+    async def walk(self, event_id: UUID, direction: Direction | str, *, max_depth: int = 50, limit: int = 500) -> Graph:
+        """Return the graph around an event; see `CorrelationStore.walk`.
+
+        Raises InvalidQuery, EventNotFound, StoreUnavailable.
+        """
+        way = parse_direction(direction)
+        if max_depth < 1 or limit < 1:
+            raise InvalidQuery("max_depth and limit must be at least 1.")
+        return await self._ask(lambda: self._store.walk(event_id, way, max_depth=max_depth, limit=limit))
+
+    async def get_parents(self, event_id: UUID) -> list[UUID]:
+        """Return the direct causes of an event; empty for a root and for an unknown event."""
+        node = (await self.nodes([event_id])).get(event_id)
+        return list(node.parents) if node else []
+
+    async def get_children(self, event_id: UUID, *, limit: int = 50_000) -> list[UUID]:
+        """Return the direct effects of an event, in order; raises EventNotFound for an unknown event."""
+        graph = await self.walk(event_id, Direction.DESCENDANTS, max_depth=1, limit=limit + 1)
+        return [step.node.event_id for step in graph.steps if event_id in step.node.parents]
+
+    async def get_correlation_chain(
+        self, event_id: UUID, direction: Direction | str = Direction.ANCESTORS, max_depth: int = 100
+    ) -> list[UUID]:
+        """Return an event with its ancestors or its descendants, parents first. Raises as `walk`."""
+        graph = await self.walk(event_id, direction, max_depth=max_depth, limit=50_000)
+        return list(graph.ids)
+
+    async def debug_dump(self, event_id: UUID, *, max_depth: int = 100, limit: int = 5000) -> dict[str, Any]:
+        """Return parents, children, ancestors, descendants and metadata of an event, ready for JSON.
+
+        The event itself is in none of the lists. Raises EventNotFound, StoreUnavailable.
+        """
+        up = await self.walk(event_id, Direction.ANCESTORS, max_depth=max_depth, limit=limit)
+        down = await self.walk(event_id, Direction.DESCENDANTS, max_depth=max_depth, limit=limit)
+        node = next(step.node for step in up.steps if step.node.event_id == event_id)
+        link = node.link
+        children = [step.node.event_id for step in down.steps if event_id in step.node.parents]
+        return {
+            "event_id": str(event_id),
+            "parents": [str(parent) for parent in node.parents],
+            "children": [str(child) for child in children],
+            "ancestors": [str(i) for i in up.ids if i != event_id],
+            "descendants": [str(i) for i in down.ids if i != event_id],
+            "metadata": {
+                "known": node.known,
+                "event_type": link.event_type if link else None,
+                "timestamp": link.timestamp.isoformat() if link else None,
+                "source": link.source if link else None,
+                "children_total": node.children_total,
+                "truncated": any((up.truncated.depth, up.truncated.limit, down.truncated.depth, down.truncated.limit)),
+            },
+        }
+
+    async def check(self) -> None:
+        """Make one round trip to the store. Raises StoreUnavailable."""
+        await self._ask(self._store.check)
+
+    async def _ask(self, question: Callable[[], Awaitable[Answer]]) -> Answer:
+        self._require_open()
+        if self._breaker.state is not BreakerState.CLOSED:
+            raise StoreUnavailable(
+                "The correlation store does not answer, so lineage cannot be told now. Events are still published. "
+                f"Try again in {self.retry_after_seconds:.0f} s."
+            )
+        try:
+            async with asyncio.timeout(self._query_timeout_seconds):
+                answer = await question()
+        except StoreUnavailable as error:
+            self._failed(error)
+            raise
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"The correlation store did not answer within {self._query_timeout_seconds:g} s. Ask for less "
+                "(max_depth, limit) or try again."
+            ) from error
+        self._breaker.record_success()
+        return answer
+
+    async def _record_forever(self) -> None:
+        while True:
+            if self._breaker.state is BreakerState.CLOSED:
+                if not self._waiting:
+                    self._idle.set()
+                    self._wake.clear()
+                    await self._wake.wait()
+                await self._record_batch()
+            else:
+                self._defer_all()
+                await asyncio.sleep(self._breaker.seconds_until_probe)
+                await self._probe()
+
+    async def _record_batch(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_limit))]
+        if not batch:
+            return
+        lineage = Lineage.DEFERRED
+        try:
+            async with asyncio.timeout(max(0.0, batch[0].deadline - time.monotonic())):
+                await self._store.record([entry.link for entry in batch])
+            lineage = Lineage.RECORDED
+            self._breaker.record_success()
+        except (StoreUnavailable, TimeoutError) as error:
+            self._failed(error, decisive=isinstance(error, TimeoutError))
+        finally:
+            for entry in batch:
+                if not entry.done.done():
+                    entry.done.set_result(lineage)
+
+    async def _probe(self) -> None:
+        if not self._breaker.allow():
+            return
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._open_store()
+                await self._store.check()
+        except (StoreUnavailable, StoreFormatError, TimeoutError) as error:
+            logger.debug("The correlation store is still away: %s", error)
+            self._breaker.record_failure()
+        except asyncio.CancelledError:
+            self._breaker.abandon()
+            raise
+        else:
+            self._breaker.record_success()
+            logger.info("The correlation store answers again; lineage is recorded.")
+
+    async def _purge_forever(self) -> None:
+        while True:
+            if self._breaker.state is BreakerState.CLOSED and self._retention_seconds is not None:
+                try:
+                    await self._store.purge(before=utc_now() - timedelta(seconds=self._retention_seconds))
+                except StoreUnavailable as error:
+                    logger.warning("Old events could not be purged from the index: %s", error)
+            await asyncio.sleep(PURGE_INTERVAL_SECONDS)
+
+    async def _open_store(self) -> None:
+        if not self._store_is_open:
+            await self._stack.enter_async_context(self._store)
+            self._store_is_open = True
+
+    def _failed(self, error: Exception, *, decisive: bool = False) -> None:
+        was_closed = self._breaker.state is BreakerState.CLOSED
+        self._breaker.record_failure(decisive=decisive)
+        if was_closed and self._breaker.state is BreakerState.OPEN:
+            reason = str(error) or f"no answer within {self._timeout_seconds:g} s"
+            logger.warning(
+                "The correlation store is away (%s). Events are still published; their lineage is deferred.", reason
+            )
+            self._wake.set()
+
+    def _defer_all(self) -> None:
+        while self._waiting:
+            entry = self._waiting.popleft()
+            if not entry.done.done():
+                entry.done.set_result(Lineage.DEFERRED)
+        self._idle.set()
+
+    def _require_open(self) -> None:
+        if not self._tasks:
+            raise NotOpen("The correlation tracker is not open. Use it inside 'async with', or call start() first.")
+
+
+def parse_direction(text: str) -> Direction:
+    """Return the direction of a name. Raises InvalidQuery that lists the names."""
+    try:
+        return Direction(text)
+    except ValueError as error:
+        names = ", ".join(Direction)
+        raise InvalidQuery(f"{str(text)[:40]!r} is no direction. Use one of {names}.") from error

@@ -1,0 +1,179 @@
+"""Reads the events that the log keeps: one by its id, or the newest first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from bloodbank import codec
+from bloodbank.config import Settings
+from bloodbank.correlation_tracker import CorrelationTracker
+from bloodbank.envelope import EventEnvelope
+from bloodbank.errors import AmbiguousEventId, EventNotFound, InvalidEvent, InvalidQuery, TransportUnavailable
+from bloodbank.transports.base import LogEntry, Transport, compile_pattern
+
+SHORTEST_PREFIX = 8
+_CLOCK_SKEW = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEvent:
+    """An event with its place in the log and the time (aware, UTC) when it was accepted."""
+
+    position: int
+    logged_at: datetime
+    envelope: EventEnvelope[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list. `next`: where to go on (`before`), or None at the end."""
+
+    items: tuple[LoggedEvent, ...]
+    next: int | None
+
+
+class EventLog:
+    """The log behind a transport, as envelopes. What is no envelope is passed over in lists.
+
+    tracker: tells when an event was accepted, so that its body is found faster; optional.
+    """
+
+    def __init__(self, transport: Transport, tracker: CorrelationTracker | None, settings: Settings) -> None:
+        self._transport = transport
+        self._tracker = tracker
+        self._settings = settings
+
+    async def get(self, event_id: UUID) -> EventEnvelope[Any]:
+        """Return an event. Raises EventNotFound, TransportUnavailable, InvalidEvent."""
+        near = None
+        if self._tracker is not None:
+            node = (await self._tracker.find([event_id]) or {}).get(event_id)
+            near = node.link.accepted_at - _CLOCK_SKEW if node and node.link else None
+        message = await self._transport.get(event_id, near=near)
+        return codec.decode(message.body)
+
+    async def page(
+        self,
+        *,
+        pattern: str = "#",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Return events newest first.
+
+        pattern: routing pattern of the type. since, until: when the bus accepted them, aware; `until` exclusive.
+        before: position of the page before; only earlier entries are listed.
+
+        At most `scan_limit` entries are read for one page: a page may be short, or empty, and still have a next.
+        Raises InvalidQuery, TransportUnavailable.
+        """
+        fits = compile_pattern(pattern)
+        if limit < 1 or limit > self._settings.page_limit:
+            raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
+        found: list[LoggedEvent] = []
+        end = before
+        window = max(2 * limit, 100)
+        scanned = 0
+        while len(found) < limit:
+            entries = await self._window(end, window)
+            if not entries:
+                return Page(tuple(found), None)
+            scanned += len(entries)
+            for entry in reversed(entries):
+                end = entry.position
+                if since is not None and entry.logged_at < since:
+                    return Page(tuple(found), None)
+                if until is not None and entry.logged_at >= until:
+                    continue
+                if not fits.fullmatch("." + entry.message.routing_key):
+                    continue
+                event = _logged_event(entry)
+                if event is not None:
+                    found.append(event)
+                if len(found) == limit:
+                    break
+            if scanned >= self._settings.scan_limit:
+                break
+            window = min(window * 4, 5000)
+        return Page(tuple(found), end)
+
+    async def resolve(self, text: str) -> UUID:
+        """Return the id that a full id or a unique prefix of at least 8 hexadecimal digits means.
+
+        Prefixes are looked for among the newest `scan_limit` entries.
+        Raises InvalidQuery, AmbiguousEventId, EventNotFound, TransportUnavailable.
+        """
+        prefix = text.strip().lower().replace("-", "")
+        if not prefix or len(prefix) > 32 or set(prefix) - set("0123456789abcdef"):
+            raise InvalidQuery(f"{text[:80]!r} is no event id. Give a UUID, or the first 8 of its digits or more.")
+        if len(prefix) == 32:
+            return UUID(prefix)
+        if len(prefix) < SHORTEST_PREFIX:
+            raise InvalidQuery(f"{text!r} is too short. Give at least {SHORTEST_PREFIX} digits of the event id.")
+        found: dict[UUID, None] = {}
+        async with self._in_time("look for the id"):
+            async for entry in self._transport.read_log(after=-self._settings.scan_limit):
+                if entry.message.event_id.hex.startswith(prefix):
+                    found[entry.message.event_id] = None
+        if not found:
+            raise EventNotFound(f"No recent event begins with {text}. Give the whole id.")
+        if len(found) > 1:
+            candidates = list(found)[:10]
+            listed = ", ".join(map(str, candidates))
+            raise AmbiguousEventId(
+                f"{text} is the beginning of several events: {listed}. Give more digits.", candidates
+            )
+        return next(iter(found))
+
+    async def tail(self, pattern: str) -> AsyncIterator[EventEnvelope[Any]]:
+        """Yield events that fit a pattern as they come, from now on, for ever. Raises TransportUnavailable."""
+        async with self._transport.subscribe(pattern, group=None, prefetch=100) as deliveries:
+            async for delivery in deliveries:
+                try:
+                    envelope = codec.decode(delivery.message.body)
+                except InvalidEvent:
+                    await delivery.ack()
+                    continue
+                yield envelope
+                await delivery.ack()
+
+    async def _window(self, end: int | None, size: int) -> list[LogEntry]:
+        """Return up to about `size` entries before a position, or the last ones, in the order of the log."""
+        start = -size if end is None else max(-1, end - size - 1)
+        entries: list[LogEntry] = []
+        async with self._in_time("list events"):
+            while True:
+                async for entry in self._transport.read_log(after=None if start == -1 else start):
+                    if end is not None and entry.position >= end:
+                        break
+                    entries.append(entry)
+                # Retention leaves gaps at the beginning; below them there is nothing.
+                if entries or end is None or start == -1:
+                    return entries
+                start = max(-1, start - 10 * size)
+
+    @asynccontextmanager
+    async def _in_time(self, what: str) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(self._settings.query_timeout_seconds):
+                yield
+        except TimeoutError as error:
+            raise TransportUnavailable(
+                f"The log could not {what} within {self._settings.query_timeout_seconds:g} s. "
+                "Try again, or ask for less."
+            ) from error
+
+
+def _logged_event(entry: LogEntry) -> LoggedEvent | None:
+    try:
+        return LoggedEvent(entry.position, entry.logged_at, codec.decode(entry.message.body))
+    except InvalidEvent:
+        return None

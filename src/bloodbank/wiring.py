@@ -1,0 +1,85 @@
+"""Settings to backends: the only module that names one. What is not used is not imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bloodbank._sqlite import Database
+from bloodbank.breaker import CircuitBreaker
+from bloodbank.config import Settings, redact_url
+from bloodbank.correlation_tracker import CorrelationTracker
+from bloodbank.stores.base import CorrelationStore
+from bloodbank.transports.base import Transport
+
+DATABASE_FILE = "bloodbank.db"
+SECONDS_A_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What a bus is made of; nothing is open yet. `tracker` is None when tracking is off."""
+
+    transport: Transport
+    tracker: CorrelationTracker | None
+
+
+def build(settings: Settings, *, tracking: bool) -> Backends:
+    """Return the transport and the tracker that the settings ask for."""
+    # Not opened before somebody enters it; transport and store share the one file.
+    database = Database(settings.data_dir / DATABASE_FILE)
+    return Backends(_transport(settings, database), _tracker(settings, database) if tracking else None)
+
+
+def _transport(settings: Settings, database: Database) -> Transport:
+    if settings.rabbit_url is not None:
+        from bloodbank.transports.rabbit import RabbitTransport  # noqa: PLC0415, what is not used is not imported
+
+        return RabbitTransport(settings)
+    from bloodbank.transports.embedded import EmbeddedTransport  # noqa: PLC0415, as above
+
+    return EmbeddedTransport(
+        database,
+        retention_seconds=settings.log_retention_days * SECONDS_A_DAY,
+        lease_seconds=settings.lease_seconds,
+        poll_seconds=settings.poll_seconds,
+    )
+
+
+def _tracker(settings: Settings, database: Database) -> CorrelationTracker:
+    if settings.redis_address() is not None:
+        from bloodbank.stores.redis import RedisStore  # noqa: PLC0415, as above
+
+        return build_tracker(settings, RedisStore(settings))
+    from bloodbank.stores.sqlite import SqliteStore  # noqa: PLC0415, as above
+
+    retention_seconds = settings.correlation_ttl_days * SECONDS_A_DAY
+    return build_tracker(settings, SqliteStore(database), retention_seconds=retention_seconds)
+
+
+def build_tracker(
+    settings: Settings, store: CorrelationStore, *, retention_seconds: float | None = None
+) -> CorrelationTracker:
+    """Return a tracker over a store, with the limits of the settings."""
+    breaker = CircuitBreaker(
+        failure_threshold=settings.breaker_failure_threshold, reset_seconds=settings.breaker_reset_seconds
+    )
+    return CorrelationTracker(
+        store,
+        timeout_seconds=settings.correlation_timeout_seconds,
+        query_timeout_seconds=settings.query_timeout_seconds,
+        breaker=breaker,
+        batch_limit=settings.tracker_batch_limit,
+        queue_limit=settings.tracker_queue_limit,
+        retention_seconds=retention_seconds,
+    )
+
+
+def describe(settings: Settings, *, tracking: bool) -> dict[str, str]:
+    """Say in words what the settings choose, without credentials: {"transport": …, "store": …}."""
+    file = str(settings.data_dir / DATABASE_FILE)
+    rabbit = settings.rabbit_url
+    redis = settings.redis_address()
+    return {
+        "transport": f"RabbitMQ at {redact_url(rabbit.get_secret_value())}" if rabbit else f"embedded log in {file}",
+        "store": "off" if not tracking else f"Redis at {redact_url(redis)}" if redis else f"SQLite in {file}",
+    }
