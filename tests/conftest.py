@@ -1,0 +1,84 @@
+"""Fixtures that all tests share: the event loop, blocking calls on it, and real servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.servers.process import Server, ServerMissing
+from tests.servers.rabbit import RabbitServer
+from tests.servers.redis import RedisServer
+
+ALLOW_SKIP = "BLOODBANK_TEST_ALLOW_SKIP"
+
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In unit and conformance tests a blocking call of ours on the event loop raises BlockingError."""
+    if not {"unit", "conformance"} & set(request.path.parts):
+        yield
+        return
+    with blockbuster_ctx("bloodbank"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def _rabbit_session() -> Iterator[RabbitServer]:
+    yield from _session(RabbitServer)
+
+
+@pytest.fixture(scope="session")
+def _redis_session() -> Iterator[RedisServer]:
+    yield from _session(RedisServer)
+
+
+@pytest.fixture
+def rabbit_server(_rabbit_session: RabbitServer) -> RabbitServer:
+    """A running RabbitMQ, shared by the session; use names of your own in it."""
+    return _awake(_rabbit_session)
+
+
+@pytest.fixture
+def redis_server(_redis_session: RedisServer) -> RedisServer:
+    """A running Redis, shared by the session; use a key prefix of your own in it."""
+    return _awake(_redis_session)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if ALLOW_SKIP in str(report.longrepr)]
+    if skipped:
+        reasons = sorted({str(report.longrepr[2]) for report in skipped})
+        terminalreporter.section("tests that did not run", red=True)
+        terminalreporter.line(f"{len(skipped)} tests need a server that is not there: {'; '.join(reasons)}")
+
+
+def _session(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:
+    try:
+        server = make()
+    except ServerMissing as error:
+        if os.environ.get(ALLOW_SKIP) == "1":
+            pytest.skip(f"{error} ({ALLOW_SKIP}=1)")
+        pytest.fail(f"{error}. Or set {ALLOW_SKIP}=1 to skip these tests.", pytrace=False)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _awake(server: AnyServer) -> AnyServer:
+    """Thaw or start the server if the test before left it otherwise."""
+    if server.running:
+        server.thaw()
+    server.start()
+    return server

@@ -1,0 +1,182 @@
+"""One private server process: started, frozen, killed and always ended.
+
+Everything here blocks. From a coroutine call it through `anyio.to_thread.run_sync(server.restart)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+START_SECONDS = 90.0
+STOP_SECONDS = 20.0
+
+
+class ServerMissing(Exception):
+    """The program is not installed; the message has the command that installs it."""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that was free just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    """Ask a condition again and again; raise TimeoutError when it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+class OwnedProcess:
+    """A process group that ends with us, also when we are killed.
+
+    A watchdog shell holds the reading end of a pipe. When this process dies the pipe closes, and the
+    watchdog kills the group.
+    """
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path, log: Path) -> None:
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", f"read -r done || kill -9 -{self._process.pid}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def end(self, number: signal.Signals, *, seconds: float) -> None:
+        """End the group: with the given signal, after `seconds` by force. Idempotent."""
+        self.signal(signal.SIGCONT)
+        self.signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        self.signal(signal.SIGKILL)
+        self._process.wait(STOP_SECONDS)
+        self._watchdog.communicate(b"done\n", timeout=STOP_SECONDS)
+
+
+class Server:
+    """A private server: its port and data outlive a restart, not `close`.
+
+    url: address with credentials.
+    port: on 127.0.0.1; the same after a restart.
+    """
+
+    name = "server"
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"bloodbank-{self.name}-"))
+        self.log = self.folder / "server.log"
+        self._process: OwnedProcess | None = None
+
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    def start(self) -> None:
+        """Start and return when it answers. Nothing happens when it runs already."""
+        if self.running:
+            return
+        self._process = self._launch()
+        try:
+            wait_until(self._started, seconds=START_SECONDS, what=f"start of {self.name}")
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Stop as an operator would, with time to write everything."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End at once, as a power cut would (SIGKILL)."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop and start, with the same port and data."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop the process without ending it (SIGSTOP): connections stay open, nothing is answered."""
+        self._running_process().signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on."""
+        self._running_process().signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Kill and remove the data. Idempotent."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def answers(self) -> bool:
+        """Say whether the server greets a client now."""
+        raise NotImplementedError
+
+    def _launch(self) -> OwnedProcess:
+        raise NotImplementedError
+
+    def _started(self) -> bool:
+        if not self.running:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"{self.name} ended while it started. Its log ends with:\n{tail}")
+        return self.answers()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.end(number, seconds=STOP_SECONDS)
+            self._process = None
+
+    def _running_process(self) -> OwnedProcess:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} does not run")
+        return self._process
+
+
+def find_program(name: str, *, folders: Sequence[str] = (), install: str) -> str:
+    """Return the path of a program: from the folders first, then from PATH. Raises ServerMissing."""
+    for folder in folders:
+        candidate = Path(folder) / name
+        if os.access(candidate, os.X_OK):
+            return str(candidate)
+    found = shutil.which(name)
+    if found is None:
+        raise ServerMissing(f"{name} is not installed. Install it with: {install}")
+    return found

@@ -1,0 +1,134 @@
+"""A private RabbitMQ node with its own Erlang port mapper."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+
+from pamqp import base, commands, frame, header
+
+from tests.servers.process import OwnedProcess, Server, find_program, free_port
+
+INSTALL = "apt-get install rabbitmq-server (or: brew install rabbitmq)"
+# The programs themselves come first: the wrapper in /usr/sbin changes user and reads the service's settings.
+FOLDERS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
+SETTINGS = """\
+listeners.tcp.default = 127.0.0.1:{port}
+disk_free_limit.absolute = 50MB
+log.console = true
+log.console.level = warning
+log.file = false
+"""
+
+
+class RabbitServer(Server):
+    """RabbitMQ on 127.0.0.1 with user guest.
+
+    settings: further lines of rabbitmq.conf, such as "max_message_size = 1000".
+    """
+
+    name = "rabbitmq"
+
+    def __init__(self, settings: str = "") -> None:
+        self._server = find_program("rabbitmq-server", folders=FOLDERS, install=INSTALL)
+        self._control = find_program("rabbitmqctl", folders=FOLDERS, install=INSTALL)
+        self._epmd_program = find_program("epmd", install=INSTALL)
+        super().__init__()
+        self._epmd_port = free_port()
+        self._dist_port = free_port()
+        self._epmd: OwnedProcess | None = None
+        self._node = f"bloodbank{self.port}@localhost"
+        (self.folder / "rabbitmq.conf").write_text(SETTINGS.format(port=self.port) + settings + "\n")
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "rabbitmq-env.conf").write_text("")
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def ctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl on this node and return what it printed. Takes a second or two."""
+        done = subprocess.run(
+            [self._control, "-n", self._node, *arguments],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def answers(self) -> bool:
+        """Say whether a client can open a connection to the virtual host."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                return _handshake(connection)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        super().close()
+        if self._epmd is not None:
+            self._epmd.end(signal.SIGKILL, seconds=5)
+            self._epmd = None
+
+    def _launch(self) -> OwnedProcess:
+        environment = self._environment()
+        if self._epmd is None:
+            self._epmd = OwnedProcess(
+                [self._epmd_program, "-address", "127.0.0.1", "-port", str(self._epmd_port)],
+                env=environment,
+                cwd=self.folder,
+                log=self.folder / "epmd.log",
+            )
+        return OwnedProcess([self._server], env=environment, cwd=self.folder, log=self.log)
+
+    def _environment(self) -> dict[str, str]:
+        folder = self.folder
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RABBITMQ_")}
+        return inherited | {
+            # The cookie lies in HOME.
+            "HOME": str(folder),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "logs"),
+            "RABBITMQ_PID_FILE": str(folder / "server.pid"),
+            # Two schedulers that sleep when idle: kind to the machine that runs the tests.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+
+
+def _handshake(connection: socket.socket) -> bool:
+    connection.sendall(header.ProtocolHeader().marshal())
+    if not isinstance(_receive(connection), commands.Connection.Start):
+        return False
+    _send(connection, commands.Connection.StartOk(mechanism="PLAIN", response="\0guest\0guest"))
+    if not isinstance(_receive(connection), commands.Connection.Tune):
+        return False
+    _send(connection, commands.Connection.TuneOk(channel_max=16, frame_max=131072, heartbeat=0))
+    _send(connection, commands.Connection.Open(virtual_host="/"))
+    opened = isinstance(_receive(connection), commands.Connection.OpenOk)
+    _send(connection, commands.Connection.Close(reply_code=200, reply_text="ready", class_id=0, method_id=0))
+    return opened
+
+
+def _send(connection: socket.socket, command: base.Frame) -> None:
+    connection.sendall(frame.marshal(command, 0))
+
+
+def _receive(connection: socket.socket) -> object:
+    data = connection.recv(7, socket.MSG_WAITALL)
+    if len(data) < 7:
+        raise ConnectionError("the server closed the connection")
+    length = int.from_bytes(data[3:7], "big")
+    data += connection.recv(length + 1, socket.MSG_WAITALL)
+    return frame.unmarshal(data)[2]
