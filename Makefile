@@ -1,0 +1,66 @@
+# Bloodbank. Every target sets up what it needs: a virtual environment in .venv, Python packages and, for
+# `test`, RabbitMQ and Redis from the system's packages. `make` alone lists the targets.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test unit check format lock clean servers
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## play a day of events through the real API and ask it why
+	@$(BIN)/bb demo
+
+serve: $(RUNTIME) ## run the server on port 8682
+	@$(BIN)/bb serve
+
+test: $(DEVELOPMENT) servers ## run every test, with coverage
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m pytest tests --cov --cov-report=term --cov-fail-under=92
+
+unit: $(DEVELOPMENT) ## run the tests that need no server
+	@$(BIN)/python -m pytest tests/unit
+
+check: $(DEVELOPMENT) ## lint, format, types and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+format: $(DEVELOPMENT) ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(DEVELOPMENT) ## choose newer versions of all packages
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean: ## remove what the other targets made
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+servers:
+	@sh tests/servers/install.sh
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Bloodbank needs Python 3.11 or newer. Install it, or set PYTHON=/path/to/python3."; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): $(VENV)/bin/python pyproject.toml requirements.lock
+	@echo "Installing Bloodbank"
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME) tests/requirements-test.txt
+	@echo "Installing what tests and checks need"
+	@$(PIP_INSTALL) --requirement tests/requirements-test.txt
+	@touch $@
