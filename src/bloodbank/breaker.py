@@ -71,8 +71,11 @@ class CircuitBreaker:
     def record_failure(self, *, decisive: bool = False) -> None:
         """The call failed. Open when the threshold is reached, in a probe, or when `decisive`.
 
-        A timeout is decisive: a store that hangs shall cost one bounded wait and not several.
+        A timeout is decisive: a store that hangs shall cost one bounded wait and not several. Failures of
+        calls that began before it opened do not put off the next probe.
         """
+        if self._state is BreakerState.OPEN:
+            return
         self._failures += 1
         probe_failed = self._state is BreakerState.HALF_OPEN
         if decisive or probe_failed or self._failures >= self._failure_threshold:

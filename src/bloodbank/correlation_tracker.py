@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from bloodbank.breaker import BreakerState, CircuitBreaker
-from bloodbank.errors import InvalidQuery, NotOpen, StoreFormatError, StoreUnavailable
+from bloodbank.errors import InvalidQuery, NotOpen, StoreUnavailable
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node
@@ -307,6 +307,10 @@ class CorrelationTracker:
             self._breaker.record_success()
         except (StoreUnavailable, TimeoutError) as error:
             self._failed(error, decisive=isinstance(error, TimeoutError))
+        except Exception as error:
+            # The edge of this task: it must outlive what nobody foresaw, or every later publish would wait.
+            logger.exception("Recording %d events failed, the first being %s.", len(batch), batch[0].link.event_id)
+            self._failed(error)
         finally:
             for entry in batch:
                 if not entry.done.done():
@@ -319,12 +323,16 @@ class CorrelationTracker:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._open_store()
                 await self._store.check()
-        except (StoreUnavailable, StoreFormatError, TimeoutError) as error:
+        except (StoreUnavailable, TimeoutError) as error:
             logger.debug("The correlation store is still away: %s", error)
             self._breaker.record_failure()
         except asyncio.CancelledError:
             self._breaker.abandon()
             raise
+        except Exception:
+            # The edge of this task, as above; a format that cannot be read ends here too.
+            logger.exception("The correlation store is there but cannot be used.")
+            self._breaker.record_failure()
         else:
             self._breaker.record_success()
             logger.info("The correlation store answers again; lineage is recorded.")
