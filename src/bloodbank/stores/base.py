@@ -195,7 +195,8 @@ def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Wa
                 nodes[event_id] = node
                 neighbours[event_id, way] = next_ids
                 found.update(next_ids)
-            new = sorted(found - depths.keys())
+            # Not `found - depths.keys()`, which looks at every depth and makes a deep walk quadratic.
+            new = sorted(event_id for event_id in found if event_id not in depths)
             if hops == max_depth:
                 hit_depth = hit_depth or bool(new)
                 new = []
