@@ -1,0 +1,433 @@
+"""One SQLite file for several users in a process: one writer that commits in groups, readers that never wait for it.
+
+The log and the index share a file. SQLite lets one connection write at a time, and a commit costs an fsync
+whether it holds one row or a thousand: so one thread writes, and what waits meanwhile goes into the next commit
+together. The file is in WAL mode (https://www.sqlite.org/wal.html): readers see the last commit and block nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from bloodbank.errors import BloodbankError, NotOpen, StoreFormatError, Unavailable
+
+T = TypeVar("T")
+Job = Callable[[sqlite3.Connection], T]
+
+GROUP_LIMIT = 1000
+"""Most jobs in one commit, so that the first of them does not wait for ever longer groups."""
+LOCK_WAIT_SECONDS = 0.1
+"""How long SQLite itself waits for a lock before the writer looks whether it should give up."""
+CLOSE_WAIT_SECONDS = 1.0
+"""How long closing goes on asking for a lock that another program holds, before it fails the waiting jobs."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class WriteTimedOut(Exception):
+    """A write took longer than its caller wanted to wait.
+
+    begun: whether the job may have run or still run; otherwise it never will.
+    """
+
+    def __init__(self, *, begun: bool) -> None:
+        super().__init__("begun" if begun else "not begun")
+        self.begun = begun
+
+
+class Database:
+    """One SQLite file, opened by the first who enters it and closed after the last.
+
+    path: the file. Missing folders are created for the user alone (mode 0700).
+    readers: most questions that are answered at the same time.
+    busy_seconds: how long the writer waits while another program holds the file.
+    queue_limit: most jobs that wait for the writer; further callers wait before they join the queue.
+
+    Used from one event loop at a time. Errors of sqlite3 and of the file system come as they are: backends
+    wrap their calls in `translated`.
+    """
+
+    def __init__(self, path: Path, *, readers: int = 2, busy_seconds: float = 5.0, queue_limit: int = 10_000) -> None:
+        self.path = path.absolute()
+        self._readers = readers
+        self._busy_seconds = busy_seconds
+        self._queue_limit = queue_limit
+        # Held by threads that open or close, never by the loop.
+        self._opening = threading.Lock()
+        self._users = 0
+        self._file: _OpenFile | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open, or join those who did. Raises sqlite3.Error, OSError."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._enter))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped: what it opens for nobody is closed when it is ready.
+            opening.add_done_callback(self._leave_if_entered)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave; the last one runs what is still queued and closes the file."""
+        await asyncio.to_thread(self._leave)
+
+    async def write(self, job: Job[T], *, timeout_seconds: float | None = None) -> T:
+        """Run a job in the writer's next transaction; return its result once it is on the disk.
+
+        A job that raises is rolled back by itself and harms no other. One whose caller is cancelled runs all
+        the same. Raises what the job raised, sqlite3.Error when the transaction failed, WriteTimedOut, NotOpen.
+        """
+        file = self._require_open()
+        pending = _Pending(job, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await file.places.acquire()
+                pending.future.add_done_callback(lambda _: file.places.release())
+                file.writer.submit(pending)
+                return await pending.future
+        except TimeoutError:
+            raise WriteTimedOut(begun=not file.writer.withdraw(pending)) from None
+
+    async def read(self, question: Job[T]) -> T:
+        """Answer a question from one snapshot of the file, on a read-only connection. Raises sqlite3.Error, NotOpen."""
+        file = self._require_open()
+        async with file.turns:
+            return await asyncio.get_running_loop().run_in_executor(file.threads, file.answer, question)
+
+    async def change_count(self) -> int:
+        """Return a number that is another one after each commit by anybody, in this process or not."""
+        file = self._require_open()
+        return await asyncio.get_running_loop().run_in_executor(file.threads, file.data_version)
+
+    async def ensure_format(self, part: str, version: int, script: str) -> None:
+        """Create the tables of a part of the file unless they are there. Raises StoreFormatError for other versions."""
+        if not await self.read(lambda connection: _has_format(connection, self.path, part, version)):
+            await self.write(lambda connection: _create_format(connection, self.path, part, version, script))
+
+    def _require_open(self) -> _OpenFile:
+        if self._file is None:
+            raise NotOpen(f"{self.path} is not open. Enter it first: `async with`.")
+        return self._file
+
+    def _enter(self) -> None:
+        with self._opening:
+            if self._users == 0:
+                self._file = _OpenFile(self.path, self._readers, self._busy_seconds, self._queue_limit)
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._opening:
+            self._users -= 1
+            if self._users == 0 and self._file is not None:
+                file, self._file = self._file, None
+                file.close()
+
+    def _leave_if_entered(self, opening: asyncio.Future[None]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            threading.Thread(target=self._leave, name="bloodbank-sqlite-closer").start()
+
+
+@contextmanager
+def translated(path: Path, unavailable: type[Unavailable]) -> Generator[None]:
+    """Turn errors of SQLite and of the file system into the backend's own, with a sentence that says what to do.
+
+    What can only come from a wrong statement is a BloodbankError: trying again would not help.
+    """
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, sqlite3.DataError) as error:
+        raise BloodbankError(
+            f"SQLite refused a statement ({error}): a defect of Bloodbank. Please report it."
+        ) from error
+    except sqlite3.Error as error:
+        raise unavailable(_explain(error, path)) from error
+    except OSError as error:
+        raise unavailable(f"{path} cannot be opened: {error.strerror or error}. Nothing was written.") from error
+
+
+def load_queries(package: str, name: str) -> Mapping[str, str]:
+    """Read the statements of a .sql file: {name: statement}. Each begins behind a line `-- name: ...`."""
+    queries: dict[str, str] = {}
+    text = resources.files(package).joinpath(name).read_text("utf-8")
+    for section in text.split("-- name: ")[1:]:
+        title, _, statement = section.partition("\n")
+        queries[title.strip()] = statement.strip()
+    return queries
+
+
+def microseconds(moment: datetime) -> int:
+    """Return an aware time as whole microseconds since 1970, UTC: how the file keeps it."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def moment(microseconds_since_1970: int) -> datetime:
+    """Return the aware time, UTC, that the file keeps as microseconds."""
+    return EPOCH + timedelta(microseconds=microseconds_since_1970)
+
+
+def now_microseconds() -> int:
+    """Return the time now as whole microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+def is_primary(error: sqlite3.Error, *codes: int) -> bool:
+    """Say whether an error has one of SQLite's primary result codes (https://www.sqlite.org/rescode.html)."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in codes
+
+
+class _OpenFile:
+    """What exists while the file is open: the writer, the threads that read and their connections."""
+
+    def __init__(self, path: Path, readers: int, busy_seconds: float, queue_limit: int) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.places = asyncio.Semaphore(queue_limit)
+        self.turns = asyncio.Semaphore(readers)
+        self.writer = _Writer(path, busy_seconds)
+        self._connections: list[sqlite3.Connection] = []
+        try:
+            self._watch = self._connect_reader(path)
+            self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+            for _ in range(readers):
+                self._idle.put(self._connect_reader(path))
+        except BaseException:
+            self.writer.close()
+            self._close_readers()
+            raise
+        # One thread more than readers: looking for changes does not wait for long questions.
+        self.threads = ThreadPoolExecutor(readers + 1, thread_name_prefix="bloodbank-sqlite-reader")
+
+    def answer(self, question: Job[T]) -> T:
+        """Run a question in a transaction of its own."""
+        connection = self._idle.get()
+        try:
+            connection.execute("BEGIN")
+            try:
+                return question(connection)
+            finally:
+                connection.rollback()
+        finally:
+            self._idle.put(connection)
+
+    def data_version(self) -> int:
+        """Ask SQLite whether others have written (https://www.sqlite.org/pragma.html#pragma_data_version)."""
+        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Run what is queued, wait for the readers, close. Blocks."""
+        self.writer.close()
+        self.threads.shutdown(wait=True)
+        self._close_readers()
+
+    def _connect_reader(self, path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1.0
+        )
+        self._connections.append(connection)
+        return connection
+
+    def _close_readers(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A job in the queue. The writer sets `begun`, the caller who stops waiting `withdrawn`: never both."""
+
+    job: Job[Any]
+    future: asyncio.Future[Any]
+    begun: bool = False
+    withdrawn: bool = False
+
+
+_Outcome = tuple[_Pending, Any, BaseException | None]
+
+
+class _Writer:
+    """The thread that writes."""
+
+    def __init__(self, path: Path, busy_seconds: float) -> None:
+        self._busy_seconds = busy_seconds
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=LOCK_WAIT_SECONDS
+        )
+        try:
+            # FULL: a commit is on the disk when it answers, and outlives a power cut.
+            for pragma in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
+                self._insist(pragma, lambda: True)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._jobs: deque[_Pending] = deque()
+        self._changed = threading.Condition()
+        self._closing_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="bloodbank-sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, pending: _Pending) -> None:
+        """Queue a job. Raises NotOpen after closing began."""
+        with self._changed:
+            if self._closing_since is not None:
+                raise NotOpen("The file was closed meanwhile; nothing was written.")
+            self._jobs.append(pending)
+            self._changed.notify()
+
+    def withdraw(self, pending: _Pending) -> bool:
+        """Take a job back; say whether it had not begun, and so never will."""
+        with self._changed:
+            pending.withdrawn = not pending.begun
+            return pending.withdrawn
+
+    def close(self) -> None:
+        """Run what is queued and close. Blocks for about CLOSE_WAIT_SECONDS at most while the file is locked."""
+        with self._changed:
+            self._closing_since = time.monotonic()
+            self._changed.notify()
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or self._closing_since is not None)
+                group = [self._jobs.popleft() for _ in range(min(len(self._jobs), GROUP_LIMIT))]
+            if not group:
+                return
+            _deliver(self._commit(group))
+
+    def _commit(self, group: list[_Pending]) -> list[_Outcome]:
+        try:
+            self._insist("BEGIN IMMEDIATE", lambda: self._is_wanted(group))
+            outcomes = [self._attempt(pending) for pending in group if self._claim(pending)]
+            self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001, the edge of the thread: every caller of the group learns of it
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            return [(pending, None, error) for pending in group]
+        return outcomes
+
+    def _attempt(self, pending: _Pending) -> _Outcome:
+        execute = self._connection.execute
+        execute("SAVEPOINT job")
+        try:
+            result = pending.job(self._connection)
+        except Exception as error:
+            if not self._connection.in_transaction:
+                # SQLite gave up the whole transaction, as it does when the disk is full: nothing of the group is kept.
+                raise
+            execute("ROLLBACK TO job")
+            execute("RELEASE job")
+            return pending, None, error
+        execute("RELEASE job")
+        return pending, result, None
+
+    def _claim(self, pending: _Pending) -> bool:
+        with self._changed:
+            pending.begun = not pending.withdrawn
+            return pending.begun
+
+    def _is_wanted(self, group: list[_Pending]) -> bool:
+        closing_since = self._closing_since
+        if closing_since is not None and time.monotonic() > closing_since + CLOSE_WAIT_SECONDS:
+            return False
+        return not all(pending.withdrawn for pending in group)
+
+    def _insist(self, statement: str, wanted: Callable[[], bool]) -> None:
+        """Execute a statement that needs the lock, for as long as it is wanted and `busy_seconds` are not over."""
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                self._connection.execute(statement)
+            except sqlite3.OperationalError as error:
+                if not is_primary(error, sqlite3.SQLITE_BUSY) or time.monotonic() > deadline or not wanted():
+                    raise
+                # Not every lock is waited for by SQLite itself: the change to WAL is refused at once.
+                time.sleep(0.01)
+            else:
+                return
+
+
+def _deliver(outcomes: list[_Outcome]) -> None:
+    """Hand results to the loops that wait for them, each loop woken once."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        loops.setdefault(outcome[0].future.get_loop(), []).append(outcome)
+    for loop, own in loops.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, own)
+
+
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for pending, result, error in outcomes:
+        if pending.future.done():
+            continue
+        if error is None:
+            pending.future.set_result(result)
+        else:
+            pending.future.set_exception(error)
+
+
+def _explain(error: sqlite3.Error, path: Path) -> str:
+    if is_primary(error, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"{path} is locked by another program for too long. Nothing was written; try again, or end that program."
+    if is_primary(error, sqlite3.SQLITE_FULL):
+        return f"The disk that holds {path} is full. Nothing was written; make room and try again."
+    if is_primary(error, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
+        return f"{path} cannot be opened for writing ({error}). Check who owns the file and its folder."
+    if is_primary(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return f"{path} is damaged or no SQLite file ({error}). Move it away, or restore it from a backup."
+    if is_primary(error, sqlite3.SQLITE_IOERR):
+        return f"The disk reported an error for {path} ({error}). Check the disk and the system's log."
+    return f"SQLite could not use {path}: {error}."
+
+
+_SQL = load_queries("bloodbank", "_sqlite.sql")
+
+
+def _has_format(connection: sqlite3.Connection, path: Path, part: str, version: int) -> bool:
+    if not connection.execute(_SQL["has_formats"]).fetchone()[0]:
+        return False
+    row = connection.execute(_SQL["format_of"], {"part": part}).fetchone()
+    if row is not None and row[0] != version:
+        raise StoreFormatError(
+            f"{path} holds format {row[0]} of the {part}, and this version of Bloodbank reads format {version}. "
+            "Nothing was changed. Install the version that wrote the file, or use another data folder."
+        )
+    return row is not None
+
+
+def _create_format(connection: sqlite3.Connection, path: Path, part: str, version: int, script: str) -> None:
+    connection.execute(_SQL["create_formats"])
+    if _has_format(connection, path, part, version):
+        return
+    for statement in _statements(script):
+        connection.execute(statement)
+    connection.execute(_SQL["add_format"], {"part": part, "version": version})
+
+
+def _statements(script: str) -> Iterator[str]:
+    # Connection.executescript would commit the transaction that this must be part of.
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
