@@ -298,7 +298,6 @@ class RedisStore:
             return
         try:
             await client.aclose()
-            await client.connection_pool.disconnect()
         except DRIVER_ERRORS:
             logger.debug("A connection to Redis did not close in order.", exc_info=True)
 

@@ -1,0 +1,345 @@
+"""The Redis store against real servers that go away, hang, forget, or are not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+from redis.asyncio import Redis
+
+from bloodbank.config import Settings
+from bloodbank.errors import NotOpen, StoreFormatError, StoreUnavailable
+from bloodbank.ids import new_event_id
+from bloodbank.stores.base import Direction, Link
+from bloodbank.stores.redis import IDS_PER_ROUND_TRIP, LINKS_PER_SCRIPT, MAX_CONNECTIONS, RedisStore
+from tests.servers.redis import RedisServer
+
+pytestmark = pytest.mark.redis
+
+NOW = datetime.now(UTC)
+
+
+def settings(url: str, prefix: str = "bb", **overrides: object) -> Settings:
+    return Settings(_env_file=None, redis_url=url, redis_prefix=prefix, **overrides)  # pyright: ignore
+
+
+def link(event_id: UUID, parents: Sequence[UUID] = (), *, at: datetime = NOW) -> Link:
+    return Link(event_id, tuple(parents), "llm.prompt", at, "agent", at, b"0123456789abcdef")
+
+
+def new_ids(count: int) -> list[UUID]:
+    return [new_event_id() for _ in range(count)]
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"t{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def store(redis_server: RedisServer, prefix: str) -> AsyncIterator[RedisStore]:
+    async with RedisStore(settings(redis_server.url, prefix)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """A server of this test alone, not started, that forgets everything when it ends."""
+    server = RedisServer(appendonly="no")
+    yield server
+    server.close()
+
+
+async def keys_of(client: Redis, prefix: str) -> list[bytes]:
+    return [key async for key in client.scan_iter(match=f"{prefix}:*")]
+
+
+async def test_redis_down_at_open_is_found_when_it_returns(own_server: RedisServer) -> None:
+    store = RedisStore(settings(own_server.url))
+    with pytest.raises(StoreUnavailable, match=str(own_server.port)):
+        await store.__aenter__()
+    await anyio.to_thread.run_sync(own_server.start)
+    async with store:
+        await store.check()
+
+
+async def test_a_dead_server_fails_at_once(own_server: RedisServer) -> None:
+    await anyio.to_thread.run_sync(own_server.start)
+    async with RedisStore(settings(own_server.url)) as store:
+        await anyio.to_thread.run_sync(own_server.kill)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="Start it"):
+            await store.record([link(new_event_id())])
+        assert time.monotonic() - began < 1
+
+
+async def test_a_server_killed_in_the_middle_is_used_again_by_the_next_call(redis_server: RedisServer) -> None:
+    first, second = new_ids(2)
+    async with RedisStore(settings(redis_server.url, f"t{uuid4().hex[:12]}")) as store:
+        await store.record([link(first)])
+        await anyio.to_thread.run_sync(redis_server.kill)
+        with pytest.raises(StoreUnavailable):
+            await store.record([link(second, [first])])
+        await anyio.to_thread.run_sync(redis_server.start)
+        await store.record([link(second, [first])])
+        assert (await store.walk(second, Direction.ANCESTORS, max_depth=9, limit=9)).ids == (first, second)
+
+
+async def test_a_restart_between_two_calls_is_not_noticed(redis_server: RedisServer, store: RedisStore) -> None:
+    event_id = new_event_id()
+    await store.record([link(event_id)])
+    await anyio.to_thread.run_sync(redis_server.restart)
+    assert (await store.nodes([event_id]))[event_id].link == link(event_id)
+
+
+async def test_a_server_that_restarted_empty_takes_events_again(own_server: RedisServer) -> None:
+    await anyio.to_thread.run_sync(own_server.start)
+    before, after = new_ids(2)
+    async with RedisStore(settings(own_server.url)) as store:
+        await store.record([link(before)])
+        await anyio.to_thread.run_sync(own_server.kill)
+        await anyio.to_thread.run_sync(own_server.start)
+        await store.record([link(after, [before])])
+        assert (await store.walk(before, Direction.DESCENDANTS, max_depth=9, limit=9)).missing == (before,)
+    async with Redis.from_url(own_server.url) as client:
+        assert await client.get("bb:format") == b"1"
+
+
+async def test_calls_cancelled_on_a_frozen_server_leave_no_answer_for_others(
+    redis_server: RedisServer, store: RedisStore
+) -> None:
+    ids = new_ids(3 * MAX_CONNECTIONS)
+    await store.record([link(event_id) for event_id in ids])
+    await asyncio.gather(*(store.nodes([event_id]) for event_id in ids))
+    redis_server.freeze()
+    with anyio.move_on_after(1) as scope:
+        await asyncio.gather(*(store.nodes([event_id]) for event_id in ids))
+    assert scope.cancelled_caught
+    redis_server.thaw()
+    for _ in range(3):
+        answers = await asyncio.gather(*(store.nodes([event_id]) for event_id in ids))
+        assert [list(answer) for answer in answers] == [[event_id] for event_id in ids]
+
+
+async def test_a_record_cancelled_on_a_frozen_server_may_be_sent_again(
+    redis_server: RedisServer, store: RedisStore
+) -> None:
+    parent, child = new_ids(2)
+    await store.check()
+    redis_server.freeze()
+    with anyio.move_on_after(0.2):
+        await store.record([link(child, [parent])])
+    redis_server.thaw()
+    await store.record([link(child, [parent])])
+    assert (await store.nodes([parent]))[parent].children_total == 1
+
+
+async def test_a_frozen_server_costs_one_query_timeout(redis_server: RedisServer, prefix: str) -> None:
+    async with RedisStore(settings(redis_server.url, prefix, query_timeout_seconds=0.3)) as store:
+        redis_server.freeze()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="no answer in time"):
+            await store.nodes([new_event_id()])
+        assert time.monotonic() - began < 1.5
+
+
+async def test_a_server_frozen_at_open_costs_one_connect_timeout(redis_server: RedisServer) -> None:
+    store = RedisStore(settings(redis_server.url, connect_timeout_seconds=0.3))
+    redis_server.freeze()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await store.__aenter__()
+    assert time.monotonic() - began < 1.5
+    redis_server.thaw()
+    async with store:
+        await store.check()
+
+
+async def test_more_calls_than_connections_wait_for_their_turn(store: RedisStore) -> None:
+    ids = new_ids(10 * MAX_CONNECTIONS)
+    await asyncio.gather(*(store.record([link(event_id)]) for event_id in ids))
+    assert set(await store.nodes(ids)) == set(ids)
+
+
+@pytest.mark.parametrize("credentials", ["", ":wr0ng-pass@", "nobody:wr0ng-pass@"])
+async def test_wrong_credentials_say_what_to_change_and_not_what_they_were(
+    own_server: RedisServer, credentials: str
+) -> None:
+    await anyio.to_thread.run_sync(own_server.start)
+    async with Redis.from_url(own_server.url) as client:
+        await client.config_set("requirepass", "r1ght-pass")
+    url = own_server.url.replace("redis://", f"redis://{credentials}")
+    with pytest.raises(StoreUnavailable, match="REDIS_PASSWORD") as caught:
+        await RedisStore(settings(url)).__aenter__()
+    assert "wr0ng-pass" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_password_with_special_characters_opens(own_server: RedisServer) -> None:
+    await anyio.to_thread.run_sync(own_server.start)
+    password = "p@ss:/w#rd?%41 ü"
+    async with Redis.from_url(own_server.url) as client:
+        await client.config_set("requirepass", password)
+    parts = Settings(  # pyright: ignore
+        _env_file=None, redis_host="127.0.0.1", redis_port=own_server.port, redis_password=password
+    )
+    async with RedisStore(parts) as store:
+        await store.check()
+
+
+async def test_a_user_without_rights_is_told_which(redis_server: RedisServer, client: Redis, prefix: str) -> None:
+    user = f"u{uuid4().hex[:8]}"
+    await client.execute_command("ACL", "SETUSER", user, "on", ">s3cret-pass", "~*", "+get", "+ping")
+    url = redis_server.url.replace("redis://", f"redis://{user}:s3cret-pass@")
+    async with RedisStore(settings(url, prefix)) as store:
+        with pytest.raises(StoreUnavailable, match="evalsha"):
+            await store.record([link(new_event_id())])
+
+
+async def test_a_full_server_is_unavailable_and_keeps_no_half_event(own_server: RedisServer) -> None:
+    await anyio.to_thread.run_sync(own_server.start)
+    async with RedisStore(settings(own_server.url)) as store, Redis.from_url(own_server.url) as client:
+        await store.record([link(new_event_id())])
+        await client.config_set("maxmemory", "1")
+        child, parent = new_ids(2)
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await store.record([link(child, [parent])])
+        assert await store.nodes([child, parent]) == {}
+
+
+async def test_an_unknown_format_is_refused_at_open(redis_server: RedisServer, client: Redis, prefix: str) -> None:
+    await client.set(f"{prefix}:format", "9", ex=60)
+    with pytest.raises(StoreFormatError, match="BLOODBANK_REDIS_PREFIX"):
+        await RedisStore(settings(redis_server.url, prefix)).__aenter__()
+
+
+async def test_a_format_that_changed_meanwhile_is_refused_before_anything_is_written(
+    store: RedisStore, client: Redis, prefix: str
+) -> None:
+    await client.set(f"{prefix}:format", "9", ex=60)
+    with pytest.raises(StoreFormatError):
+        await store.record([link(new_event_id(), new_ids(2))])
+    with pytest.raises(StoreFormatError):
+        await store.purge(before=NOW)
+    assert await keys_of(client, prefix) == [f"{prefix}:format".encode()]
+
+
+async def test_keys_of_somebody_else_are_left_alone(store: RedisStore, client: Redis, prefix: str) -> None:
+    event_id = new_event_id()
+    key = f"{prefix}:e:".encode() + event_id.bytes
+    await client.rpush(key, "a list of somebody else")
+    with pytest.raises(StoreFormatError, match="something else"):
+        await store.nodes([event_id])
+    assert await client.llen(key) == 1
+
+
+async def test_every_key_expires(redis_server: RedisServer, client: Redis, prefix: str) -> None:
+    parent, child = new_ids(2)
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=2)) as store:
+        await store.record([link(parent), link(child, [parent])])
+    lives = {key: await client.ttl(key) for key in await keys_of(client, prefix)}
+    assert len(lives) == 4, "the format, two events, and the children of one"
+    assert all(2 * 86400 - 60 < seconds <= 2 * 86400 for seconds in lives.values()), lives
+
+
+async def test_a_new_child_lets_the_children_live_on(store: RedisStore, client: Redis, prefix: str) -> None:
+    parent, *children = new_ids(3)
+    key = f"{prefix}:c:".encode() + parent.bytes
+    await store.record([link(children[0], [parent])])
+    await client.expire(key, 60)
+    await store.record([link(children[1], [parent])])
+    assert await client.ttl(key) > 86400
+
+
+async def test_a_service_that_keeps_events_for_less_shortens_no_life(
+    store: RedisStore, redis_server: RedisServer, client: Redis, prefix: str
+) -> None:
+    parent, *children = new_ids(3)
+    await store.record([link(children[0], [parent])])
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=1)) as brief:
+        await brief.record([link(children[1], [parent])])
+    assert await client.ttl(f"{prefix}:c:".encode() + parent.bytes) > 29 * 86400
+    assert await client.ttl(f"{prefix}:format") > 29 * 86400
+
+
+async def test_events_are_gone_when_their_time_is_over(redis_server: RedisServer, client: Redis, prefix: str) -> None:
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=0.05 / 86400)) as store:
+        await store.record([link(new_event_id(), new_ids(1))])
+        with anyio.fail_after(5):
+            while await keys_of(client, prefix):
+                await anyio.sleep(0.01)
+
+
+async def test_the_first_record_of_an_event_stays_with_its_edges(store: RedisStore) -> None:
+    child, first, second = new_ids(3)
+    await store.record([link(child, [first]), link(child, [second])])
+    await store.record([link(child, [second])])
+    nodes = await store.nodes([child, first, second])
+    assert nodes[child].parents == (first,)
+    assert set(nodes) == {child, first}
+
+
+async def test_prefixes_do_not_see_each_other(redis_server: RedisServer, store: RedisStore) -> None:
+    parent, child = new_ids(2)
+    await store.record([link(child, [parent])])
+    async with RedisStore(settings(redis_server.url, f"t{uuid4().hex[:12]}")) as other:
+        assert await other.nodes([parent, child]) == {}
+        assert await other.purge(before=NOW + timedelta(days=1)) == 0
+    assert set(await store.nodes([parent, child])) == {parent, child}
+
+
+async def test_a_wide_graph_takes_several_round_trips_and_is_whole(store: RedisStore) -> None:
+    root, *children = new_ids(2 * IDS_PER_ROUND_TRIP + 1)
+    await store.record([link(root), *(link(child, [root]) for child in children)])
+    graph = await store.walk(root, Direction.DESCENDANTS, max_depth=9, limit=10_000)
+    assert graph.ids == (root, *children)
+    assert len(graph.edges) == len(children)
+
+
+async def test_a_cut_list_of_children_still_tells_how_many_there_are(store: RedisStore) -> None:
+    root, *children = new_ids(21)
+    await store.record([link(child, [root]) for child in reversed(children)])
+    graph = await store.walk(root, Direction.DESCENDANTS, max_depth=9, limit=5)
+    assert graph.ids == (root, *children[:4])
+    assert graph.steps[0].node.children_total == 20
+    assert graph.truncated.frontier == (root,)
+
+
+async def test_purge_forgets_exactly_the_older_ones_and_their_edges(store: RedisStore) -> None:
+    parent = new_event_id()
+    old, new = new_ids(IDS_PER_ROUND_TRIP + LINKS_PER_SCRIPT), new_ids(300)
+    await store.record([link(event_id, [parent], at=NOW - timedelta(days=2)) for event_id in old])
+    await store.record([link(event_id, [parent], at=NOW - timedelta(days=1)) for event_id in new])
+    assert await store.purge(before=NOW - timedelta(days=1)) == len(old)
+    assert set(await store.nodes([*old, *new])) == set(new)
+    assert (await store.nodes([parent]))[parent].children_total == len(new)
+    assert await store.purge(before=NOW - timedelta(days=1)) == 0
+
+
+async def test_a_closed_store_says_so(redis_server: RedisServer) -> None:
+    store = RedisStore(settings(redis_server.url))
+    with pytest.raises(NotOpen):
+        await store.check()
+    async with store:
+        await store.check()
+    await store.__aexit__(None, None, None)
+    with pytest.raises(NotOpen):
+        await store.check()
+
+
+async def test_opening_an_open_store_again_keeps_its_connections(store: RedisStore) -> None:
+    event_id = new_event_id()
+    await store.record([link(event_id)])
+    assert await store.__aenter__() is store
+    assert set(await store.nodes([event_id])) == {event_id}
