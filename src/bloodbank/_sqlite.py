@@ -166,11 +166,15 @@ def translated(path: Path, unavailable: type[Unavailable]) -> Generator[None]:
 def load_queries(package: str, name: str) -> Mapping[str, str]:
     """Read the statements of a .sql file: {name: statement}. Each begins behind a line `-- name: ...`."""
     queries: dict[str, str] = {}
-    text = resources.files(package).joinpath(name).read_text("utf-8")
-    for section in text.split("-- name: ")[1:]:
+    for section in load_script(package, name).split("-- name: ")[1:]:
         title, _, statement = section.partition("\n")
         queries[title.strip()] = statement.strip()
     return queries
+
+
+def load_script(package: str, name: str) -> str:
+    """Read a .sql file whole, such as the tables of a part."""
+    return resources.files(package).joinpath(name).read_text("utf-8")
 
 
 def microseconds(moment: datetime) -> int:

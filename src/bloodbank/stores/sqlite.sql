@@ -1,0 +1,61 @@
+-- The statements of the SQLite store. The tables stand in schema.sql.
+
+-- name: record_node
+-- Changes nothing when the event is known already: the first one wins.
+INSERT INTO node (id, parents, event_type, source, happened_at, accepted_at, digest)
+VALUES (:id, :parents, :event_type, :source, :happened_at, :accepted_at, :digest)
+ON CONFLICT (id) DO UPDATE SET
+    parents = excluded.parents,
+    event_type = excluded.event_type,
+    source = excluded.source,
+    happened_at = excluded.happened_at,
+    accepted_at = excluded.accepted_at,
+    digest = excluded.digest
+WHERE node.parents IS NULL
+
+-- name: record_edge
+INSERT INTO edge (parent, child) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- name: node
+SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest FROM node WHERE id = ?
+
+-- name: nodes
+-- ?1 holds the ids end to end. The recursion only counts through them: one statement for any number of ids.
+WITH RECURSIVE place (start) AS (
+    SELECT 1
+    UNION ALL
+    SELECT start + 16 FROM place WHERE start + 16 < length(?1)
+)
+SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest
+FROM place CROSS JOIN node ON node.id = substr(?1, start, 16)
+
+-- name: children_of_many
+-- All children, each parent's in order of their ids. For parents with few of them.
+WITH RECURSIVE place (start) AS (
+    SELECT 1
+    UNION ALL
+    SELECT start + 16 FROM place WHERE start + 16 < length(?1)
+)
+SELECT parent, child
+FROM place CROSS JOIN edge ON edge.parent = substr(?1, start, 16)
+
+-- name: children_of_one
+SELECT child FROM edge WHERE parent = ? ORDER BY child LIMIT ?
+
+-- name: accepted_before
+SELECT id, parents FROM node WHERE accepted_at < :before ORDER BY accepted_at LIMIT :limit
+
+-- name: remove_edge
+DELETE FROM edge WHERE parent = ? AND child = ?
+
+-- name: forget_node
+-- What is known of it goes; its name stays while an event names it as a parent.
+UPDATE node
+SET parents = NULL, event_type = NULL, source = NULL, happened_at = NULL, accepted_at = NULL, digest = NULL
+WHERE id = ?
+
+-- name: remove_unnamed
+DELETE FROM node WHERE id = ? AND children = 0
+
+-- name: ready
+SELECT 1 FROM node LIMIT 1
