@@ -178,6 +178,8 @@ def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Wa
     nodes: dict[UUID, Node] = {}
     neighbours: dict[tuple[UUID, Direction], Sequence[UUID]] = {}
     level: dict[Direction, list[UUID]] = {way: [focus] for way in ways}
+    # For each way, since an event of a circle lies both ways and is asked both ways.
+    seen: dict[Direction, set[UUID]] = {way: {focus} for way in ways}
     hit_depth = hit_limit = False
     hops = 0
     while any(level.values()):
@@ -195,16 +197,19 @@ def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Wa
                 nodes[event_id] = node
                 neighbours[event_id, way] = next_ids
                 found.update(next_ids)
-            # Not `found - depths.keys()`, which looks at every depth and makes a deep walk quadratic.
-            new = sorted(event_id for event_id in found if event_id not in depths)
+            next_level = found - seen[way]
+            new = sorted(event_id for event_id in next_level if event_id not in depths)
             if hops == max_depth:
                 hit_depth = hit_depth or bool(new)
+                next_level.clear()
                 new = []
             elif len(new) > limit - len(depths):
                 hit_limit = True
+                next_level.difference_update(new[limit - len(depths) :])
                 new = new[: limit - len(depths)]
             depths.update((event_id, -(hops + 1) if way is Direction.ANCESTORS else hops + 1) for event_id in new)
-            level[way] = new
+            seen[way].update(next_level)
+            level[way] = sorted(next_level)
         hops += 1
     frontier: list[UUID] = []
     if hit_depth or hit_limit:

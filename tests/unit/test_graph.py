@@ -1,0 +1,314 @@
+"""The walk over the graph of causes, without a store: against networkx, within limits, through circles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import networkx as nx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, topological_order, walk
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+EVERYTHING = 10_000
+
+
+class Index:
+    """Answers a walk from two dicts. An event is unknown when only its name is known."""
+
+    def __init__(self, parents: Mapping[int, Sequence[int]], *, times: Mapping[int, int] | None = None) -> None:
+        self.links = {
+            child: Link(
+                UUID(int=child),
+                tuple(UUID(int=parent) for parent in ids),
+                "a.b",
+                START + timedelta(seconds=(times or {}).get(child, child)),
+                "test",
+                START,
+            )
+            for child, ids in parents.items()
+        }
+        self.children: dict[int, list[int]] = {}
+        for child, ids in parents.items():
+            for parent in dict.fromkeys(ids):
+                self.children.setdefault(parent, []).append(child)
+        self.asked: list[Expand] = []
+
+    def answer(self, request: Expand) -> dict[UUID, tuple[Node, list[UUID]]]:
+        self.asked.append(request)
+        answer: dict[UUID, tuple[Node, list[UUID]]] = {}
+        for event_id in request.event_ids:
+            link, children = self.links.get(event_id.int), sorted(self.children.get(event_id.int, ()))
+            if link is None and not children:
+                continue
+            node = Node(event_id, link, len(children))
+            neighbours = (
+                sorted(set(node.parents))
+                if request.direction is Direction.ANCESTORS
+                else [UUID(int=child) for child in children]
+            )
+            answer[event_id] = (node, neighbours[: request.neighbour_limit])
+        return answer
+
+    def walk(
+        self, focus: int, direction: Direction, *, max_depth: int = EVERYTHING, limit: int = EVERYTHING
+    ) -> Graph | None:
+        steps = walk(UUID(int=focus), direction, max_depth=max_depth, limit=limit)
+        request = next(steps)
+        while True:
+            try:
+                request = steps.send(self.answer(request))
+            except StopIteration as stop:
+                return stop.value
+
+    def graph(self, focus: int, direction: Direction, *, max_depth: int = EVERYTHING, limit: int = EVERYTHING) -> Graph:
+        found = self.walk(focus, direction, max_depth=max_depth, limit=limit)
+        assert found is not None
+        return found
+
+
+def ints(ids: Sequence[UUID]) -> list[int]:
+    return [event_id.int for event_id in ids]
+
+
+def depths(graph: Graph) -> dict[int, int]:
+    return {step.node.event_id.int: step.depth for step in graph.steps}
+
+
+@st.composite
+def parents_of(draw: st.DrawFn, *, circles: bool = False) -> dict[int, list[int]]:
+    """Random causes among up to twelve events; without circles a parent has the smaller number.
+
+    Some events are only named, never seen.
+    """
+    size = draw(st.integers(1, 12))
+    found: dict[int, list[int]] = {}
+    for child in range(1, size + 1):
+        candidates = range(1, size + 1) if circles else range(1, child)
+        parents = draw(st.lists(st.sampled_from(candidates), max_size=3, unique=True)) if candidates else []
+        if draw(st.integers(0, 7)):
+            found[child] = parents
+    return found or {1: []}
+
+
+def reference(parents: Mapping[int, Sequence[int]]) -> nx.DiGraph:
+    graph: nx.DiGraph = nx.DiGraph()
+    graph.add_nodes_from(parents)
+    graph.add_edges_from((parent, child) for child, ids in parents.items() for parent in ids)
+    return graph
+
+
+def distances(graph: nx.DiGraph, focus: int, direction: Direction) -> dict[int, int]:
+    """Fewest hops by networkx, negative towards ancestors; both ways: the nearer, the ancestor when equal."""
+    up = nx.single_source_shortest_path_length(graph.reverse(), focus)
+    down = nx.single_source_shortest_path_length(graph, focus)
+    ancestors = {node: -hops for node, hops in up.items()}
+    if direction is Direction.ANCESTORS:
+        return ancestors
+    if direction is Direction.DESCENDANTS:
+        return dict(down)
+    nearer = {node: hops for node, hops in down.items() if node not in up or hops < up[node]}
+    return ancestors | nearer
+
+
+DIRECTIONS = st.sampled_from(Direction)
+
+
+@settings(max_examples=100)
+@given(parents_of(), DIRECTIONS, st.data())
+def test_a_walk_is_what_networkx_finds(
+    parents: dict[int, list[int]], direction: Direction, data: st.DataObject
+) -> None:
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    graph = Index(parents).graph(focus, direction)
+    found = distances(expected, focus, direction)
+    assert depths(graph) == found
+    assert {(p.int, c.int) for p, c in graph.edges} == set(expected.subgraph(found).edges)
+    assert len(graph.edges) == len(set(graph.edges))
+    assert set(ints(graph.missing)) == found.keys() - parents.keys()
+    assert set(ints(graph.roots)) == {node for node in found if node in parents and not parents[node]}
+    assert not graph.cycle
+    assert graph.truncated.frontier == ()
+    assert not graph.truncated.depth
+    assert not graph.truncated.limit
+
+
+@settings(max_examples=60)
+@given(parents_of(circles=True), DIRECTIONS, st.data())
+def test_circles_end_and_hide_nothing(parents: dict[int, list[int]], direction: Direction, data: st.DataObject) -> None:
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    graph = Index(parents).graph(focus, direction)
+    found = distances(expected, focus, direction)
+    assert depths(graph) == found
+    assert graph.cycle is not nx.is_directed_acyclic_graph(expected.subgraph(found))
+
+
+@settings(max_examples=60)
+@given(parents_of(), st.permutations(range(13)), st.data())
+def test_parents_come_first_and_ties_go_by_time_then_id(
+    parents: dict[int, list[int]], order: list[int], data: st.DataObject
+) -> None:
+    times = {event: time // 3 for event, time in enumerate(order)}
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    graph = Index(parents, times=times).graph(focus, Direction.BOTH)
+    part = expected.subgraph(distances(expected, focus, Direction.BOTH))
+    # An event that was never seen has no time and goes before what it caused.
+    by_rank = nx.lexicographical_topological_sort(part, key=lambda n: (times[n] if n in parents else -1, n))
+    assert ints(graph.ids) == list(by_rank)
+
+
+@settings(max_examples=60)
+@given(parents_of(), DIRECTIONS, st.integers(1, 4), st.data())
+def test_max_depth_cuts_by_hops_and_says_where(
+    parents: dict[int, list[int]], direction: Direction, max_depth: int, data: st.DataObject
+) -> None:
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    everything = distances(expected, focus, direction)
+    graph = Index(parents).graph(focus, direction, max_depth=max_depth)
+    assert depths(graph) == {node: hops for node, hops in everything.items() if abs(hops) <= max_depth}
+    assert graph.truncated.depth is (len(graph.steps) < len(everything))
+    assert not graph.truncated.limit
+    assert set(ints(graph.truncated.frontier)) == open_ends(expected, graph, direction)
+
+
+@settings(max_examples=60)
+@given(parents_of(), st.sampled_from([Direction.ANCESTORS, Direction.DESCENDANTS]), st.integers(1, 6), st.data())
+def test_limit_keeps_what_is_nearest_and_of_that_the_smaller_ids(
+    parents: dict[int, list[int]], direction: Direction, limit: int, data: st.DataObject
+) -> None:
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    everything = distances(expected, focus, direction)
+    nearest = sorted(everything, key=lambda node: (abs(everything[node]), node))[:limit]
+    graph = Index(parents).graph(focus, direction, limit=limit)
+    assert depths(graph) == {node: everything[node] for node in nearest}
+    assert graph.truncated.limit is (len(everything) > limit)
+    assert set(ints(graph.truncated.frontier)) == open_ends(expected, graph, direction)
+
+
+@settings(max_examples=40)
+@given(parents_of(), st.integers(1, 6), st.data())
+def test_limit_holds_in_both_directions_together(
+    parents: dict[int, list[int]], limit: int, data: st.DataObject
+) -> None:
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    everything = distances(expected, focus, Direction.BOTH)
+    graph = Index(parents).graph(focus, Direction.BOTH, limit=limit)
+    assert len(graph.steps) == min(limit, len(everything))
+    assert depths(graph).items() <= everything.items()
+    nearer_ones_left_out = {n for n, hops in everything.items() if n not in depths(graph)}
+    furthest = max(abs(hops) for hops in depths(graph).values())
+    assert all(abs(everything[node]) >= furthest for node in nearer_ones_left_out)
+
+
+def open_ends(expected: nx.DiGraph, graph: Graph, direction: Direction) -> set[int]:
+    """Events of an answer with neighbours that are not in it, on the side that was asked."""
+    inside = depths(graph)
+    ends: set[int] = set()
+    for node, depth in inside.items():
+        up = direction is not Direction.DESCENDANTS and depth <= 0
+        down = direction is not Direction.ANCESTORS and depth >= 0
+        neighbours = {*(expected.predecessors(node) if up else ()), *(expected.successors(node) if down else ())}
+        if neighbours - inside.keys():
+            ends.add(node)
+    return ends
+
+
+@settings(max_examples=40)
+@given(parents_of(), st.sampled_from([Direction.ANCESTORS, Direction.DESCENDANTS]), st.integers(1, 3), st.data())
+def test_asking_the_frontier_yields_the_rest(
+    parents: dict[int, list[int]], direction: Direction, max_depth: int, data: st.DataObject
+) -> None:
+    expected = reference(parents)
+    focus = data.draw(st.sampled_from(sorted(expected)))
+    index = Index(parents)
+    found: set[int] = set()
+    asked: set[int] = set()
+    to_ask = [focus]
+    while to_ask:
+        event = to_ask.pop()
+        if event not in asked:
+            asked.add(event)
+            graph = index.graph(event, direction, max_depth=max_depth)
+            found.update(ints(graph.ids))
+            to_ask += ints(graph.truncated.frontier)
+    assert found == distances(expected, focus, direction).keys()
+
+
+def test_an_event_that_nobody_named_is_no_graph() -> None:
+    assert Index({1: []}).walk(2, Direction.BOTH) is None
+
+
+def test_an_event_that_was_only_named_is_a_graph_of_its_effects() -> None:
+    graph = Index({2: [1]}).graph(1, Direction.DESCENDANTS)
+    assert ints(graph.ids) == [1, 2]
+    assert ints(graph.missing) == [1]
+    assert graph.roots == ()
+
+
+def test_a_diamond_has_each_event_once_and_every_edge() -> None:
+    graph = Index({1: [], 2: [1], 3: [1], 4: [2, 3]}).graph(4, Direction.ANCESTORS)
+    assert depths(graph) == {4: 0, 2: -1, 3: -1, 1: -2}
+    assert len(graph.edges) == 4
+
+
+def test_an_event_of_a_circle_is_asked_both_ways() -> None:
+    graph = Index({1: [2], 2: [1], 3: [2]}).graph(1, Direction.BOTH)
+    assert depths(graph) == {1: 0, 2: -1, 3: 2}
+    assert graph.cycle
+
+
+def test_causes_come_first_where_clocks_disagree() -> None:
+    graph = Index({1: [], 2: [1]}, times={1: 100, 2: 0}).graph(2, Direction.ANCESTORS)
+    assert ints(graph.ids) == [1, 2]
+
+
+def test_a_walk_asks_once_for_each_level_and_direction() -> None:
+    index = Index({child: [child - 1] for child in range(2, 6)} | {1: []})
+    index.graph(3, Direction.BOTH)
+    assert [(ints(ask.event_ids), ask.direction) for ask in index.asked] == [
+        ([3], Direction.ANCESTORS),
+        ([3], Direction.DESCENDANTS),
+        ([2], Direction.ANCESTORS),
+        ([4], Direction.DESCENDANTS),
+        ([1], Direction.ANCESTORS),
+        ([5], Direction.DESCENDANTS),
+    ]
+
+
+@pytest.mark.parametrize("direction", [Direction.ANCESTORS, Direction.DESCENDANTS])
+def test_a_chain_of_ten_thousand_needs_no_recursion_and_no_square_of_time(direction: Direction) -> None:
+    length = 10_000
+    index = Index({1: []} | {child: [child - 1] for child in range(2, length + 1)})
+    began = time.perf_counter()
+    graph = index.graph(length if direction is Direction.ANCESTORS else 1, direction)
+    assert time.perf_counter() - began < 3
+    assert ints(graph.ids) == list(range(1, length + 1))
+
+
+def test_ten_thousand_children_come_in_order() -> None:
+    index = Index({1: []} | {child: [1] for child in range(2, 10_002)})
+    graph = index.graph(1, Direction.DESCENDANTS, limit=20_000)
+    assert ints(graph.ids) == list(range(1, 10_002))
+    assert len(index.asked) == 2
+
+
+@settings(max_examples=60)
+@given(parents_of(circles=True))
+def test_every_event_is_ordered_once_whatever_circles_there_are(parents: dict[int, list[int]]) -> None:
+    index = Index(parents)
+    nodes = {link.event_id: Node(link.event_id, link, 0) for link in index.links.values()}
+    edges = [(parent, link.event_id) for link in index.links.values() for parent in link.parents if parent in nodes]
+    order, cycle = topological_order(nodes, edges)
+    assert sorted(order) == sorted(nodes)
+    assert cycle is not nx.is_directed_acyclic_graph(nx.DiGraph(edges))
