@@ -194,15 +194,21 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         raise InvalidQuery(
             f"{pattern[:80]!r} is no routing pattern. Write words joined by dots, such as 'llm.*' or 'fireflies.#'."
         )
-    expression = ""
+    parts = [""]
     for word in words:
         if word == "#":
-            expression += r"(?:\.[^.]+)*"
-        elif word == "*":
-            expression += r"\.[^.]+"
+            parts.append("")
         else:
-            expression += r"\." + re.escape(word)
-    return re.compile(expression)
+            parts[-1] += (r"\.[^.]+" if word == "*" else r"\." + re.escape(word)) + r"(?=\.|\Z)"
+    first, *others = parts
+    if not others:
+        return re.compile(first)
+    # As in fnmatch: what stands between two '#' may be taken where it is first found, and never again. Otherwise
+    # a pattern of many '#' would try every way to share out the words.
+    any_words = r"(?:\.[^.]++)*"
+    *inner, last = others
+    found = "".join(f"(?>{any_words}?{part})" for part in inner if part)
+    return re.compile(first + found + any_words + last)
 
 
 def matches(pattern: str, routing_key: str) -> bool:
