@@ -59,15 +59,16 @@ def event_id(event_type: str, /, **fields: Any) -> UUID:
     as the strings that JSON makes of them.
 
     Raises ValueError for values that JSON cannot hold without loss (NaN, infinities, integers beyond
-    64 bits, keys that are not strings).
+    64 bits, keys that are not strings, objects).
     """
     if not event_type:
         raise ValueError("event_type is empty; give the type of the event, such as 'llm.prompt'")
-    _refuse_what_json_would_change(fields)
     try:
-        name = orjson.dumps([event_type, fields], option=orjson.OPT_SORT_KEYS)
+        name = orjson.dumps([event_type, fields], option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError as error:
         raise ValueError(f"the fields of an event id must be JSON values: {error}") from error
+    # Afterwards, because by now the fields are known to have an end.
+    _refuse_what_json_would_change(fields)
     return uuid5(NAMESPACE, name.decode())
 
 
