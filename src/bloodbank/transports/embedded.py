@@ -1,0 +1,309 @@
+"""The embedded log: publish, subscribe and read back, in one SQLite file that several processes share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Self, TypeVar
+from uuid import UUID
+
+from bloodbank._sqlite import Database, WriteTimedOut, is_primary, now_microseconds, translated
+from bloodbank.errors import (
+    BloodbankError,
+    EventNotFound,
+    InvalidQuery,
+    NotOpen,
+    PublishRejected,
+    PublishUnknown,
+    TransportUnavailable,
+)
+from bloodbank.transports import _embedded_log as log
+from bloodbank.transports._embedded_groups import MICROSECONDS, DurableGroup, EphemeralGroup
+from bloodbank.transports._embedded_subscription import Subscription
+from bloodbank.transports.base import Delivery, Features, LogEntry, Message, Receipt, compile_pattern
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+PURGE_INTERVAL_SECONDS = 3600.0
+RENEWALS_PER_LEASE = 3
+
+
+class EmbeddedTransport:
+    """A Transport in one SQLite file, safe with several processes.
+
+    A publish returns after the fsync; what is published at the same time shares one. The log forgets entries,
+    dead letters and groups that nobody listened to after the retention, at opening and then hourly.
+
+    database: entered by the transport while it is open; others may enter it too.
+    retention_seconds: how long an entry is kept.
+    lease_seconds: how long a group waits for a consumer that died before it delivers again.
+    poll_seconds: how often to look for what other processes published, while somebody waits for it.
+    """
+
+    def __init__(
+        self, database: Database, *, retention_seconds: float, lease_seconds: float, poll_seconds: float
+    ) -> None:
+        self._database = database
+        self._retention_seconds = retention_seconds
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._bell = _Bell()
+        self._open = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subscriptions: set[Subscription] = set()
+
+    @property
+    def features(self) -> Features:
+        """All of them."""
+        return Features(
+            ordered=True,
+            competing_groups=True,
+            replay=True,
+            survives_restart=True,
+            multi_process=True,
+            detects_duplicates=True,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open. Raises TransportUnavailable, StoreFormatError; opening may be tried again."""
+        with translated(self._database.path, TransportUnavailable):
+            await self._database.__aenter__()
+            try:
+                await self._database.ensure_format("log", log.FORMAT, log.SCHEMA)
+            except BaseException:
+                await self._database.__aexit__(None, None, None)
+                raise
+        self._open = True
+        self._tasks = [
+            asyncio.create_task(self._watch_others(), name="bloodbank-log-watch"),
+            asyncio.create_task(self._purge_hourly(), name="bloodbank-log-purge"),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; idempotent. Subscriptions and followers end, what was queued is written or fails."""
+        if not self._open:
+            return
+        self._open = False
+        self._bell.ring()
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await asyncio.wait(self._tasks)
+            for subscription in list(self._subscriptions):
+                await subscription.close()
+        finally:
+            await self._database.__aexit__(kind, error, trace)
+
+    async def check(self, *, timeout_seconds: float) -> None:
+        """Write to the disk and leave nothing behind. Raises TransportUnavailable."""
+        self._require_open()
+        with translated(self._database.path, TransportUnavailable):
+            try:
+                await self._database.write(log.probe, timeout_seconds=timeout_seconds)
+            except WriteTimedOut as error:
+                raise TransportUnavailable(
+                    f"{self._database.path} did not take a write within {timeout_seconds} s."
+                ) from error
+
+    async def publish(self, message: Message, *, timeout_seconds: float) -> Receipt:
+        """Return when the message is on the disk.
+
+        Raises PublishRejected, EventConflict, PublishUnknown, TransportUnavailable. When the caller is
+        cancelled the message may be stored.
+        """
+        self._require_open()
+        (outcome,) = await self._append([log.row_of(message)], timeout_seconds)
+        if isinstance(outcome, BloodbankError):
+            raise outcome
+        return outcome
+
+    async def publish_many(
+        self, messages: Sequence[Message], *, timeout_seconds: float
+    ) -> list[Receipt | BloodbankError]:
+        """Publish several in one transaction; return one receipt or error for each, in order."""
+        self._require_open()
+        outcomes: dict[int, Receipt | BloodbankError] = {}
+        rows: dict[int, log.Row] = {}
+        for index, message in enumerate(messages):
+            try:
+                rows[index] = log.row_of(message)
+            except PublishRejected as error:
+                outcomes[index] = error
+        try:
+            outcomes |= zip(rows, await self._append(list(rows.values()), timeout_seconds), strict=True)
+        except (PublishUnknown, TransportUnavailable) as error:
+            outcomes |= dict.fromkeys(rows, error)
+        return [outcomes[index] for index in range(len(messages))]
+
+    @asynccontextmanager
+    async def subscribe(
+        self, pattern: str, *, group: str | None, prefetch: int
+    ) -> AsyncGenerator[AsyncIterator[Delivery]]:
+        """Deliver the messages whose routing key fits a pattern.
+
+        A group is its name together with the pattern. Raises InvalidQuery, TransportUnavailable; the iterator
+        raises NotOpen when the transport closes under it.
+        """
+        self._require_open()
+        fits = compile_pattern(pattern)
+        if prefetch < 1:
+            raise InvalidQuery(f"prefetch is {prefetch}; at least one message must be on its way.")
+        source = (
+            EphemeralGroup(self._database, pattern, fits)
+            if group is None
+            else DurableGroup(self._database, group, pattern, fits, lease_seconds=self._lease_seconds)
+        )
+        with self._bell.listening() as wake:
+            subscription = Subscription(
+                source,
+                prefetch=prefetch,
+                renew_seconds=self._lease_seconds / RENEWALS_PER_LEASE,
+                wake=wake,
+                announce=self._bell.ring,
+            )
+            self._subscriptions.add(subscription)
+            try:
+                await subscription.start()
+                yield subscription
+            finally:
+                self._subscriptions.discard(subscription)
+                await subscription.close()
+
+    async def read_log(
+        self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[LogEntry]:
+        """Read the log in order, a page at a time. With `follow` it ends when the transport closes.
+
+        Raises TransportUnavailable, NotOpen.
+        """
+        self._require_open()
+        position, end = await self._read(lambda connection: log.start_of(connection, after, since))
+        with self._bell.listening() as wake:
+            while follow or position < end:
+                # Before looking, so that what comes while looking is not missed.
+                wake.clear()
+                entries = await self._read(lambda connection, start=position: log.page(connection, start))
+                for entry in entries:
+                    if not follow and entry.position > end:
+                        return
+                    position = entry.position
+                    yield entry
+                if not entries and not follow:
+                    return
+                if not entries:
+                    await wake.wait()
+                    if not self._open:
+                        return
+
+    async def get(self, event_id: UUID, *, near: datetime | None = None) -> Message:
+        """Return a message of the log; `near` is not needed here. Raises EventNotFound, TransportUnavailable."""
+        self._require_open()
+        message = await self._read(lambda connection: log.find(connection, event_id))
+        if message is None:
+            raise EventNotFound(f"No event {event_id} is in the log. It may be older than the retention.")
+        return message
+
+    async def _append(self, rows: list[log.Row], timeout_seconds: float) -> Sequence[Receipt | BloodbankError]:
+        if not rows:
+            return []
+        path = self._database.path
+        with translated(path, TransportUnavailable):
+            try:
+                outcomes = await self._database.write(
+                    lambda connection: log.append(connection, rows), timeout_seconds=timeout_seconds
+                )
+            except WriteTimedOut as error:
+                if error.begun:
+                    raise PublishUnknown(
+                        f"{path} was not on the disk within {timeout_seconds} s; the event may be stored. "
+                        "Publishing the same id again is safe."
+                    ) from error
+                raise TransportUnavailable(
+                    f"{path} did not take a write within {timeout_seconds} s. Nothing was stored; try again."
+                ) from error
+            except sqlite3.OperationalError as error:
+                if is_primary(error, sqlite3.SQLITE_IOERR):
+                    raise PublishUnknown(
+                        f"The disk reported an error for {path} ({error}); the event may be stored. "
+                        "Publishing the same id again is safe."
+                    ) from error
+                raise
+        self._bell.ring()
+        return outcomes
+
+    async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        with translated(self._database.path, TransportUnavailable):
+            return await self._database.read(question)
+
+    async def _watch_others(self) -> None:
+        """Ring when another process wrote. Costs nothing while nobody listens."""
+        seen: int | None = None
+        failing = False
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            if not self._bell.heard:
+                continue
+            try:
+                with translated(self._database.path, TransportUnavailable):
+                    count = await self._database.change_count()
+            except TransportUnavailable as error:
+                if not failing:
+                    logger.warning("Events of other processes are not seen for now: %s", error)
+                failing = True
+                continue
+            failing = False
+            if count != seen:
+                seen = count
+                self._bell.ring()
+
+    async def _purge_hourly(self) -> None:
+        while True:
+            before = now_microseconds() - int(self._retention_seconds * MICROSECONDS)
+            try:
+                with translated(self._database.path, TransportUnavailable):
+                    while await self._database.write(lambda connection, b=before: log.purge(connection, b)):
+                        pass
+            except TransportUnavailable as error:
+                logger.warning("Old events could not be removed from the log, next try in an hour: %s", error)
+            await asyncio.sleep(PURGE_INTERVAL_SECONDS)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise NotOpen("The embedded log is not open. Enter it first: `async with transport`.")
+
+
+class _Bell:
+    """Wakes everybody who listens."""
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Event] = set()
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    def ring(self) -> None:
+        """Set the events of all listeners."""
+        for event in self._listeners:
+            event.set()
+
+    @contextmanager
+    def listening(self) -> Generator[asyncio.Event]:
+        """Within the block, the event is set by every ring; the listener clears it."""
+        event = asyncio.Event()
+        self._listeners.add(event)
+        try:
+            yield event
+        finally:
+            self._listeners.remove(event)
