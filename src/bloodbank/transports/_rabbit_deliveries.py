@@ -1,0 +1,233 @@
+"""Subscriptions: deliveries that come again until they are settled, over reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+from aiormq.connection import Connection
+
+from bloodbank.errors import BloodbankError, InvalidQuery, NotOpen, PublishError, TransportUnavailable
+from bloodbank.transports import _rabbit_wire as wire
+from bloodbank.transports._amqp import (
+    CLOSE_SECONDS,
+    DRIVER_ERRORS,
+    FIRST_BACKOFF_SECONDS,
+    LONGEST_BACKOFF_SECONDS,
+    Link,
+    close_channel,
+    explain,
+    on_close,
+    open_channel,
+    scratch_channel,
+    translated,
+)
+from bloodbank.transports._rabbit_publishing import Outlet
+from bloodbank.transports.base import Delivery, Message, compile_pattern
+
+logger = logging.getLogger(__name__)
+
+PREFETCH_LIMIT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that a subscription waits: for its queue to be declared, and for what it sends on."""
+
+    connect_timeout_seconds: float
+    publish_timeout_seconds: float
+
+
+class Subscription:
+    """A consumer of one queue, which it declares, and declares again after each reconnect."""
+
+    def __init__(
+        self,
+        link: Link,
+        outlet: Outlet,
+        names: wire.Names,
+        limits: Limits,
+        pattern: str,
+        group: str | None,
+        prefetch: int,
+    ) -> None:
+        compile_pattern(pattern)
+        if not 1 <= prefetch <= PREFETCH_LIMIT:
+            raise InvalidQuery(f"prefetch must be between 1 and {PREFETCH_LIMIT}, not {prefetch}.")
+        self.names = names
+        self.queue = names.private() if group is None else names.group(group)
+        self.group = group
+        self._link = link
+        self._outlet = outlet
+        self._limits = limits
+        self._pattern = pattern
+        self._prefetch = prefetch
+        self._channel: Channel | None = None
+        # The end of the channel comes last, as None.
+        self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+
+    async def open(self) -> None:
+        """Begin to consume. When the broker is away the subscription begins when it is back."""
+        try:
+            await self._attach(await self._link.connection())
+        except TransportUnavailable as error:
+            logger.warning("%s Subscribing when it works.", error)
+
+    async def deliveries(self) -> AsyncGenerator[Delivery]:
+        """Yield deliveries for ever. Raises NotOpen when the transport is closed."""
+        while True:
+            if self._channel is None or self._channel.is_closed:
+                await self._attach_again()
+            delivered = await self._arrived.get()
+            channel = self._channel
+            if delivered is None or channel is None or channel.is_closed:
+                # What waited here belongs to the lost channel; the broker delivers it again.
+                self._channel = None
+                continue
+            yield RabbitDelivery(self, channel, delivered)
+
+    async def close(self) -> None:
+        """End the subscription; what is not settled goes back. A queue without a group is deleted."""
+        channel, self._channel = self._channel, None
+        if channel is None or channel.is_closed:
+            return
+        await close_channel(channel)
+        if self.group is None:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS), scratch_channel(await self._link.connection()) as scratch:
+                    await scratch.queue_delete(self.queue)
+            except (TimeoutError, BloodbankError, *DRIVER_ERRORS) as error:
+                logger.debug("The queue %s is left to expire: %s", self.queue, explain(error), exc_info=True)
+
+    async def send_on(self, delivered: DeliveredMessage, queue: str, headers: Mapping[str, str | int]) -> None:
+        """Put a copy of a delivery into a queue, confirmed. Raises TransportUnavailable."""
+        headers = {wire.ROUTING_KEY_HEADER: wire.routing_key_of(delivered), **headers}
+        try:
+            await self._outlet.send(
+                delivered.body,
+                exchange="",
+                routing_key=queue,
+                properties=wire.properties_again(delivered, headers),
+                timeout_seconds=self._limits.publish_timeout_seconds,
+            )
+        except PublishError as error:
+            raise TransportUnavailable(f"The delivery could not be put into {queue}; it comes again.") from error
+
+    async def declare_retry(self, delay_seconds: float) -> str:
+        """Declare the queue that delays messages of this subscription, and return its name."""
+        with translated("delay a delivery"):
+            async with asyncio.timeout(self._limits.connect_timeout_seconds):
+                return await wire.declare_retry(await self._link.connection(), self.queue, delay_seconds)
+
+    async def _attach(self, connection: Connection) -> None:
+        with translated(f"subscribe to {self._pattern}"):
+            async with asyncio.timeout(self._limits.connect_timeout_seconds):
+                declare = wire.declare_private if self.group is None else wire.declare_group
+                await declare(connection, self.names, self.queue, self._pattern)
+                channel = await open_channel(connection)
+                arrived = self._arrived = asyncio.Queue[DeliveredMessage | None]()
+                on_close(channel, lambda: arrived.put_nowait(None))
+                channel.on_consumer_cancel_callbacks.add(lambda _: channel.close())
+                self._channel = channel
+                await channel.basic_qos(prefetch_count=self._prefetch)
+
+                async def arrive(delivered: DeliveredMessage) -> None:
+                    arrived.put_nowait(delivered)
+
+                await channel.basic_consume(self.queue, arrive)
+
+    async def _attach_again(self) -> None:
+        backoff_seconds = FIRST_BACKOFF_SECONDS
+        said = False
+        while True:
+            try:
+                await self._attach(await self._link.connection(patient=True))
+            except TransportUnavailable as error:
+                if not said:
+                    logger.warning("%s Trying again until it works.", error)
+                    said = True
+                await asyncio.sleep(backoff_seconds)
+                backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
+            else:
+                return
+
+
+class RabbitDelivery:
+    """A message from a queue, to be settled once; see `transports.base.Delivery`."""
+
+    def __init__(self, subscription: Subscription, channel: Channel, delivered: DeliveredMessage) -> None:
+        self.message: Message = wire.message_of(delivered)
+        self.attempt: int = wire.attempt_of(delivered)
+        self._subscription = subscription
+        self._channel = channel
+        self._delivered = delivered
+        self._settled = False
+
+    async def ack(self) -> None:
+        """The work is done. Raises TransportUnavailable when the connection was lost, NotOpen when settled."""
+        self._begin_to_settle()
+        await self._remove()
+
+    async def retry(self, delay_seconds: float) -> None:
+        """Deliver it to its group again after the delay, rounded up by at most a fifth.
+
+        Raises TransportUnavailable (it comes again at once), NotOpen when settled, InvalidQuery for the delay.
+        """
+        wire.retry_bucket_ms(delay_seconds)
+        self._begin_to_settle()
+        async with _ReturnedOnError(self):
+            queue = await self._subscription.declare_retry(delay_seconds)
+            await self._subscription.send_on(self._delivered, queue, {wire.ATTEMPTS_HEADER: self.attempt})
+        await self._remove()
+
+    async def dead_letter(self, reason: str) -> None:
+        """Set it aside in the dead queue. Raises TransportUnavailable (it comes again), NotOpen when settled."""
+        self._begin_to_settle()
+        headers: dict[str, str | int] = {
+            wire.ATTEMPTS_HEADER: self.attempt,
+            wire.GROUP_HEADER: self._subscription.group or "",
+            wire.REASON_HEADER: reason,
+            wire.DEAD_HEADER: int(time.time() * 1000),
+        }
+        async with _ReturnedOnError(self):
+            await self._subscription.send_on(self._delivered, self._subscription.names.dead, headers)
+        await self._remove()
+
+    async def give_back(self) -> None:
+        """Let the broker deliver it again now; without a connection it does so anyway."""
+        if not self._channel.is_closed:
+            with translated("return a delivery"):
+                await self._channel.basic_nack(self._tag, wait=False)
+
+    @property
+    def _tag(self) -> int:
+        return self._delivered.delivery_tag or 0
+
+    async def _remove(self) -> None:
+        with translated("settle a delivery, it comes again"):
+            await self._channel.basic_ack(self._tag, wait=False)
+
+    def _begin_to_settle(self) -> None:
+        if self._settled:
+            raise NotOpen("This delivery was settled already.")
+        self._settled = True
+        if self._channel.is_closed:
+            raise TransportUnavailable("The connection to RabbitMQ was lost; the delivery comes again.")
+
+
+class _ReturnedOnError:
+    """Gives a delivery back when it could not be sent on."""
+
+    def __init__(self, delivery: RabbitDelivery) -> None:
+        self._delivery = delivery
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            await self._delivery.give_back()

@@ -1,0 +1,221 @@
+"""Reading the log: a stream queue, over AMQP 0-9-1.
+
+A stream tells consumers neither where it ends nor that it is empty. This finds the end: a consumer that
+begins at the last chunk is sent all of it in one go, and the broker works through what comes on one channel
+in order. So when a request that was sent after the first delivery is answered, everything that the stream
+held has been delivered, as far as the window reaches; acknowledging and asking again brings the rest.
+(Seen with RabbitMQ 3.10, where the `message_count` of a stream is always 0.)
+
+An empty stream delivers nothing. A reader that hears nothing puts one marker into it, which is no event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+from aiormq.connection import Connection
+from pamqp.commands import Basic
+
+from bloodbank.errors import PublishError, TransportUnavailable
+from bloodbank.transports import _rabbit_wire as wire
+from bloodbank.transports._amqp import FIRST_BACKOFF_SECONDS, Link, close_channel, on_close, open_channel, translated
+from bloodbank.transports._rabbit_publishing import Outlet
+from bloodbank.transports.base import LogEntry
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 500
+"""Most entries that the broker sends ahead of the reader."""
+EMPTY_SECONDS = 0.5
+"""After this much silence a reader takes the log for empty, and marks it."""
+CLOCK_SKEW = timedelta(seconds=60)
+"""How far the clocks of publishers and broker may differ. The stream is sought by the broker's clock."""
+
+_Arrived = asyncio.Queue[DeliveredMessage | None]
+_BEGINNING = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to begin; see `Transport.read_log`."""
+
+    after: int | None = None
+    since: datetime | None = None
+
+    def lowest(self, end: int) -> int:
+        """Return the first position that is wanted, when `end` is the last one there is."""
+        if self.after is None:
+            return 0
+        return self.after + 1 if self.after >= 0 else max(0, end + 1 + self.after)
+
+
+class RabbitLog:
+    """Reads the stream of a bus.
+
+    timeout_seconds: longest silence of the broker while it owes an answer or entries.
+    """
+
+    def __init__(self, link: Link, outlet: Outlet, names: wire.Names, *, timeout_seconds: float) -> None:
+        self._link = link
+        self._outlet = outlet
+        self._queue = names.log
+        self._timeout_seconds = timeout_seconds
+
+    async def read(self, start: Start) -> AsyncGenerator[LogEntry]:
+        """Yield the entries from `start` to where the log ends now. Raises TransportUnavailable."""
+        async with self._channel(await self._link.connection()) as channel:
+            end = await self._end(channel)
+            lowest = start.lowest(end)
+            if lowest > end:
+                return
+            arrived = await self._begin(channel, start, lowest)
+            if start.since is not None and not await self._is_anything_due(channel, arrived):
+                return
+            async with aclosing(self._entries(channel, arrived, lowest, self._timeout_seconds)) as entries:
+                async for position, entry in entries:
+                    if entry is not None and position <= end:
+                        yield entry
+                    if position >= end:
+                        return
+
+    async def follow(self, start: Start) -> AsyncGenerator[LogEntry]:
+        """Yield the entries from `start`, and later ones as they come, over reconnects.
+
+        Raises TransportUnavailable when the log cannot be read to begin with, NotOpen when the transport closes.
+        """
+        connection = await self._link.connection()
+        begun = False
+        while True:
+            try:
+                async with self._channel(connection) as channel:
+                    lowest = start.lowest(await self._end(channel))
+                    arrived = await self._begin(channel, start, lowest)
+                    begun = True
+                    if start.since is None:
+                        # "So many before the end" means the end of now, also after a reconnect.
+                        start = Start(after=lowest - 1 if lowest else None)
+                    async with aclosing(self._entries(channel, arrived, lowest, None)) as entries:
+                        async for position, entry in entries:
+                            start = Start(after=position)
+                            if entry is not None:
+                                yield entry
+            except TransportUnavailable as error:
+                if not begun:
+                    raise
+                logger.info("%s Following the log again when it works.", error)
+                await asyncio.sleep(FIRST_BACKOFF_SECONDS)
+            connection = await self._link.connection(patient=True)
+
+    @asynccontextmanager
+    async def _channel(self, connection: Connection) -> AsyncGenerator[Channel]:
+        with translated("read the log"):
+            async with asyncio.timeout(self._timeout_seconds):
+                channel = await open_channel(connection)
+        try:
+            yield channel
+        finally:
+            await close_channel(channel)
+
+    async def _end(self, channel: Channel) -> int:
+        """Return the position of the last entry, markers included."""
+        with translated("find the end of the log"):
+            async with asyncio.timeout(self._timeout_seconds):
+                await channel.basic_qos(prefetch_count=WINDOW)
+                consumer, arrived = await self._consume(channel, "last")
+                latest = await self._first_of(arrived)
+                while True:
+                    while not arrived.empty():
+                        latest = _present(arrived.get_nowait())
+                    await channel.basic_ack(latest.delivery_tag or 0, multiple=True, wait=False)
+                    await channel.basic_qos(prefetch_count=WINDOW)
+                    if arrived.empty():
+                        break
+                await channel.basic_cancel(consumer)
+        return wire.offset_of(latest)
+
+    async def _first_of(self, arrived: _Arrived) -> DeliveredMessage:
+        try:
+            async with asyncio.timeout(EMPTY_SECONDS):
+                return _present(await arrived.get())
+        except TimeoutError:
+            await self._mark()
+            return _present(await arrived.get())
+
+    async def _mark(self) -> None:
+        properties = Basic.Properties(delivery_mode=2, headers={wire.MARKER_HEADER: True})
+        try:
+            await self._outlet.send(
+                b"", exchange="", routing_key=self._queue, properties=properties, timeout_seconds=self._timeout_seconds
+            )
+        except PublishError as error:
+            raise TransportUnavailable("The log seems to be empty, and cannot be marked to make sure.") from error
+
+    async def _begin(self, channel: Channel, start: Start, lowest: int) -> _Arrived:
+        with translated("read the log"):
+            async with asyncio.timeout(self._timeout_seconds):
+                offset = lowest if start.since is None else start.since - CLOCK_SKEW
+                return (await self._consume(channel, offset))[1]
+
+    async def _is_anything_due(self, channel: Channel, arrived: _Arrived) -> bool:
+        """Say whether a consumer that began at a time gets anything of what the log holds now.
+
+        The broker serves the consumers of a channel together: when one at the end has got its first entry,
+        the other one has got its own.
+        """
+        with translated("read the log"):
+            async with asyncio.timeout(self._timeout_seconds):
+                consumer, fence = await self._consume(channel, "last")
+                _present(await fence.get())
+                await channel.basic_cancel(consumer)
+        return not arrived.empty()
+
+    async def _consume(self, channel: Channel, offset: int | datetime | str) -> tuple[str, _Arrived]:
+        """Begin to consume; return the consumer's tag and a queue that ends with None when the channel closes."""
+        arrived = _Arrived()
+
+        async def arrive(delivered: DeliveredMessage) -> None:
+            arrived.put_nowait(delivered)
+
+        on_close(channel, lambda: arrived.put_nowait(None))
+        answer = await channel.basic_consume(self._queue, arrive, arguments={"x-stream-offset": offset})
+        return answer.consumer_tag or "", arrived
+
+    async def _entries(
+        self, channel: Channel, arrived: _Arrived, lowest: int, timeout_seconds: float | None
+    ) -> AsyncGenerator[tuple[int, LogEntry | None]]:
+        """Yield positions with their entries, None for a marker, and acknowledge them half a window at a time."""
+        logged_at = _BEGINNING
+        unacknowledged = 0
+        while True:
+            with translated("read the log"):
+                if arrived.empty():
+                    async with asyncio.timeout(timeout_seconds):
+                        delivered = _present(await arrived.get())
+                else:
+                    delivered = _present(arrived.get_nowait())
+                unacknowledged += 1
+                if unacknowledged >= WINDOW // 2:
+                    await channel.basic_ack(delivered.delivery_tag or 0, multiple=True, wait=False)
+                    unacknowledged = 0
+            position = wire.offset_of(delivered)
+            if position < lowest:
+                continue
+            # What says no time came after the entry before it.
+            logged_at = wire.published_at(delivered) or logged_at
+            yield (
+                position,
+                None if wire.is_marker(delivered) else LogEntry(position, logged_at, wire.message_of(delivered)),
+            )
+
+
+def _present(delivered: DeliveredMessage | None) -> DeliveredMessage:
+    if delivered is None:
+        raise TransportUnavailable("The connection to RabbitMQ was lost while the log was read.")
+    return delivered

@@ -1,0 +1,210 @@
+"""RabbitMQ: a durable topic exchange, a stream that keeps every event, and a quorum queue a group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from aiormq.connection import Connection
+
+from bloodbank import ids
+from bloodbank.config import Settings
+from bloodbank.errors import BloodbankError, ConfigurationError, EventNotFound, NotOpen, TransportUnavailable
+from bloodbank.transports import _rabbit_wire as wire
+from bloodbank.transports._amqp import Link, is_blocked, scratch_channel, translated
+from bloodbank.transports._rabbit_deliveries import Limits, Subscription
+from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
+from bloodbank.transports._rabbit_publishing import IN_FLIGHT_LIMIT, Outlet
+from bloodbank.transports.base import Delivery, Features, LogEntry, Message, Receipt
+
+
+class RabbitTransport:
+    """A bus on RabbitMQ; see `Transport`. What it puts on the broker stands in `_rabbit_wire`.
+
+    Two connections: when the broker is short of memory it blocks those that publish, and consumers go on.
+    Both are made again for ever. Raises ConfigurationError when RABBIT_URL is not set.
+    """
+
+    features = Features(
+        ordered=True,
+        competing_groups=True,
+        replay=True,
+        survives_restart=True,
+        multi_process=True,
+        detects_duplicates=False,
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.rabbit_url is None:
+            raise ConfigurationError("RABBIT_URL is not set, and the RabbitMQ transport needs it.")
+        self._names = wire.Names(settings.exchange_name)
+        self._settings = settings
+        url = settings.rabbit_url.get_secret_value()
+        self._publishing = self._link(url, "publishing")
+        self._consuming = self._link(url, "consuming")
+        self._outlet = Outlet(self._publishing, self._declare)
+        self._log = RabbitLog(
+            self._consuming, self._outlet, self._names, timeout_seconds=settings.query_timeout_seconds
+        )
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        """Make one attempt to connect, and go on in the background when it fails."""
+        self._publishing.start()
+        self._open = True
+        try:
+            await self._publishing.first_attempt()
+        except asyncio.CancelledError:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close both connections. Publishes that wait for their confirm end as PublishUnknown."""
+        self._open = False
+        await asyncio.gather(self._consuming.close(), self._publishing.close())
+
+    async def check(self, *, timeout_seconds: float) -> None:
+        """Publish to a queue of this connection's own, confirmed, and fetch it. Raises TransportUnavailable."""
+        self._require_open()
+        connection: Connection | None = None
+        address = self._publishing.address
+        with translated(f"use RabbitMQ at {address}"):
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    connection = await self._publishing.connection()
+                    await _round_trip(connection)
+            except TimeoutError as error:
+                blocked = connection is not None and await is_blocked(connection)
+                raise TransportUnavailable(
+                    f"RabbitMQ at {address} did not answer within {timeout_seconds:g} s"
+                    + (": it is short of memory or disk and takes nothing from publishers." if blocked else ".")
+                ) from error
+
+    async def publish(self, message: Message, *, timeout_seconds: float) -> Receipt:
+        """Publish an event and return when the broker has confirmed it; see `Transport.publish`."""
+        self._require_open()
+        await self._outlet.send(
+            message.body,
+            exchange=self._names.exchange,
+            routing_key=message.routing_key,
+            properties=wire.properties_of(message),
+            timeout_seconds=timeout_seconds,
+        )
+        return Receipt(message.event_id)
+
+    async def publish_many(
+        self, messages: Sequence[Message], *, timeout_seconds: float
+    ) -> list[Receipt | BloodbankError]:
+        """Publish several at the same time; `timeout_seconds` is for all of them together."""
+        self._require_open()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        results: list[Receipt | BloodbankError] = []
+        for first in range(0, len(messages), IN_FLIGHT_LIMIT):
+            remaining_seconds = max(0.0, deadline - loop.time())
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._attempt(message, remaining_seconds))
+                    for message in messages[first : first + IN_FLIGHT_LIMIT]
+                ]
+            results += [task.result() for task in tasks]
+        return results
+
+    def subscribe(
+        self, pattern: str, *, group: str | None, prefetch: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Deliver what fits a pattern; see `Transport.subscribe`. Patterns of one group add up.
+
+        Raises InvalidQuery for a pattern, group or prefetch that cannot be.
+        """
+        limits = Limits(self._settings.connect_timeout_seconds, self._settings.publish_timeout_seconds)
+        return self._subscribed(
+            Subscription(self._consuming, self._outlet, self._names, limits, pattern, group, prefetch)
+        )
+
+    async def read_log(
+        self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncGenerator[LogEntry]:
+        """Read the stream; positions are its offsets, which may have gaps. See `Transport.read_log`."""
+        self._require_open()
+        start = Start(after, since)
+        async with aclosing(self._log.follow(start) if follow else self._log.read(start)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def get(self, event_id: UUID, *, near: datetime | None = None) -> Message:
+        """Find an event in the stream: behind `near` or the time in its id, then in the whole of it.
+
+        Raises EventNotFound; TransportUnavailable also when it was not found within the query timeout.
+        """
+        self._require_open()
+        since = near or ids.time_of(event_id)
+        timeout_seconds = self._settings.query_timeout_seconds
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                message = await self._find(event_id, Start(since=since - CLOCK_SKEW)) if since else None
+                message = message or await self._find(event_id, Start())
+        except TimeoutError as error:
+            raise TransportUnavailable(
+                f"Event {event_id} was not found within {timeout_seconds:g} s, and the log was not read to its end. "
+                "It may be there: try again with a longer BLOODBANK_QUERY_TIMEOUT_SECONDS."
+            ) from error
+        if message is None:
+            raise EventNotFound(f"Event {event_id} is not in the log. It was never published, or retention removed it.")
+        return message
+
+    def _link(self, url: str, purpose: str) -> Link:
+        return Link(
+            url,
+            name=f"{self._settings.service_name} {purpose}",
+            connect_timeout_seconds=self._settings.connect_timeout_seconds,
+            prepare=self._declare,
+        )
+
+    async def _declare(self, connection: Connection) -> None:
+        await wire.declare_topology(connection, self._names, retention_days=self._settings.log_retention_days)
+
+    async def _attempt(self, message: Message, timeout_seconds: float) -> Receipt | BloodbankError:
+        try:
+            return await self.publish(message, timeout_seconds=timeout_seconds)
+        except BloodbankError as error:
+            return error
+
+    @asynccontextmanager
+    async def _subscribed(self, subscription: Subscription) -> AsyncGenerator[AsyncIterator[Delivery]]:
+        self._require_open()
+        try:
+            await subscription.open()
+            async with aclosing(subscription.deliveries()) as deliveries:
+                yield deliveries
+        finally:
+            await subscription.close()
+
+    async def _find(self, event_id: UUID, start: Start) -> Message | None:
+        async with aclosing(self._log.read(start)) as entries:
+            async for entry in entries:
+                if entry.message.event_id == event_id:
+                    return entry.message
+        return None
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise NotOpen("The RabbitMQ transport is not open. Use it in `async with`. Nothing was sent.")
+
+
+async def _round_trip(connection: Connection) -> None:
+    async with scratch_channel(connection, confirms=True) as channel:
+        queue = (await channel.queue_declare(exclusive=True, auto_delete=True)).queue or ""
+        await channel.basic_publish(b"check", routing_key=queue, wait=False)
+        fetched = await channel.basic_get(queue, no_ack=True)
+        await channel.queue_delete(queue)
+    if fetched.body != b"check":
+        raise TransportUnavailable("RabbitMQ confirmed a message and did not deliver it.")
