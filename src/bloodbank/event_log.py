@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -111,27 +112,15 @@ class EventLog:
         Prefixes are looked for among the newest `scan_limit` entries.
         Raises InvalidQuery, AmbiguousEventId, EventNotFound, TransportUnavailable.
         """
-        prefix = text.strip().lower().replace("-", "")
-        if not prefix or len(prefix) > 32 or set(prefix) - set("0123456789abcdef"):
-            raise InvalidQuery(f"{text[:80]!r} is no event id. Give a UUID, or the first 8 of its digits or more.")
-        if len(prefix) == 32:
-            return UUID(prefix)
-        if len(prefix) < SHORTEST_PREFIX:
-            raise InvalidQuery(f"{text!r} is too short. Give at least {SHORTEST_PREFIX} digits of the event id.")
+        prefix = parse_prefix(text)
+        if isinstance(prefix, UUID):
+            return prefix
         found: dict[UUID, None] = {}
         async with self._in_time("look for the id"):
             async for entry in self._transport.read_log(after=-self._settings.scan_limit):
                 if entry.message.event_id.hex.startswith(prefix):
                     found[entry.message.event_id] = None
-        if not found:
-            raise EventNotFound(f"No recent event begins with {text}. Give the whole id.")
-        if len(found) > 1:
-            candidates = list(found)[:10]
-            listed = ", ".join(map(str, candidates))
-            raise AmbiguousEventId(
-                f"{text} is the beginning of several events: {listed}. Give more digits.", candidates
-            )
-        return next(iter(found))
+        return only_match(text, list(found))
 
     async def tail(self, pattern: str) -> AsyncIterator[EventEnvelope[Any]]:
         """Yield events that fit a pattern as they come, from now on, for ever. Raises TransportUnavailable."""
@@ -148,7 +137,9 @@ class EventLog:
     async def _window(self, end: int | None, size: int) -> list[LogEntry]:
         """Return up to about `size` entries before a position, or the last ones, in the order of the log."""
         start = -size if end is None else max(-1, end - size - 1)
-        entries: list[LogEntry] = []
+        step = size
+        # The last ones count: behind a gap there can be more than were asked for.
+        entries: deque[LogEntry] = deque(maxlen=size)
         async with self._in_time("list events"):
             while True:
                 async for entry in self._transport.read_log(after=None if start == -1 else start):
@@ -157,8 +148,9 @@ class EventLog:
                     entries.append(entry)
                 # Retention leaves gaps at the beginning; below them there is nothing.
                 if entries or end is None or start == -1:
-                    return entries
-                start = max(-1, start - 10 * size)
+                    return list(entries)
+                step *= 10
+                start = max(-1, start - step)
 
     @asynccontextmanager
     async def _in_time(self, what: str) -> AsyncGenerator[None]:
@@ -170,6 +162,29 @@ class EventLog:
                 f"The log could not {what} within {self._settings.query_timeout_seconds:g} s. "
                 "Try again, or ask for less."
             ) from error
+
+
+def parse_prefix(text: str) -> UUID | str:
+    """Return the id that the text is, or else its lower-case hexadecimal digits. Raises InvalidQuery."""
+    prefix = text.strip().lower().replace("-", "")
+    if not prefix or len(prefix) > 32 or set(prefix) - set("0123456789abcdef"):
+        raise InvalidQuery(f"{text[:80]!r} is no event id. Give a UUID, or the first 8 of its digits or more.")
+    if len(prefix) == 32:
+        return UUID(prefix)
+    if len(prefix) < SHORTEST_PREFIX:
+        raise InvalidQuery(f"{text!r} is too short. Give at least {SHORTEST_PREFIX} digits of the event id.")
+    return prefix
+
+
+def only_match(text: str, found: Sequence[UUID]) -> UUID:
+    """Return the one id that a prefix matched. Raises EventNotFound, AmbiguousEventId."""
+    if not found:
+        raise EventNotFound(f"No recent event begins with {text}. Give the whole id.")
+    if len(found) > 1:
+        candidates = found[:10]
+        listed = ", ".join(map(str, candidates))
+        raise AmbiguousEventId(f"{text} is the beginning of several events: {listed}. Give more digits.", candidates)
+    return found[0]
 
 
 def _logged_event(entry: LogEntry) -> LoggedEvent | None:
