@@ -1,0 +1,1 @@
+"""The HTTP API: publish, read back, ask why."""

@@ -1,0 +1,131 @@
+"""Who may ask: API keys with scopes or, without keys, whoever is on this machine.
+
+| path | keys are set | no keys are set |
+| --- | --- | --- |
+| /healthz, /livez | everybody | everybody |
+| /webhooks/… | everybody: the signature is the key | everybody: the signature is the key |
+| /docs, /openapi.json | everybody | this machine |
+| other GET and HEAD | scope `read` | this machine |
+| the rest | scope `publish` | this machine |
+
+"This machine" means a loopback client that asked for a loopback name: a web page that has pointed its own
+name to 127.0.0.1 (DNS rebinding) is refused. `admin` includes the other scopes. What is not listed needs a
+key, so a new route is closed until somebody opens it.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from bloodbank.config import Scope
+from bloodbank.errors import BloodbankError
+from bloodbank.http.bus import bus_in
+from bloodbank.http.keys import KeyRing
+from bloodbank.http.problems import problem_response
+from bloodbank.http.refusals import KeyRequired, LoopbackOnly, ScopeMissing
+
+ALWAYS_OPEN = frozenset({"/healthz", "/livez"})
+DESCRIPTION = frozenset({"/docs", "/openapi.json"})
+SIGNED = "/webhooks/"
+CHALLENGE = 'Bearer realm="bloodbank"'
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:\d{0,5})?")
+
+
+class AccessControl:
+    """ASGI middleware that lets a request through or answers it with a problem."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer 401 or 403, or pass the request on."""
+        if scope["type"] == "http":
+            try:
+                _check(scope)
+            except BloodbankError as error:
+                await problem_response(error, scope)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a name or an address always means this machine."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _check(scope: AsgiScope) -> None:
+    """Raise KeyRequired, ScopeMissing, LoopbackOnly, or NotOpen outside the lifespan."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path in ALWAYS_OPEN or path.startswith(SIGNED):
+        return
+    bus = bus_in(scope)
+    if not bus.keys:
+        if not bus.settings.allow_anonymous:
+            _require_loopback(scope)
+    elif path not in DESCRIPTION:
+        _require_key(scope, bus.keys, Scope.READ if scope["method"] in ("GET", "HEAD") else Scope.PUBLISH)
+
+
+def _require_key(scope: AsgiScope, keys: KeyRing, needed: Scope) -> None:
+    key = _presented_key(Headers(scope=scope))
+    if key is None:
+        raise KeyRequired(
+            "This server asks for an API key. Send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.",
+            {"WWW-Authenticate": CHALLENGE},
+        )
+    scopes = keys.scopes_of(key)
+    if scopes is None:
+        raise KeyRequired(
+            "The API key is wrong. Use one of those in BLOODBANK_API_KEYS of the server.",
+            {"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
+        )
+    if needed not in scopes and Scope.ADMIN not in scopes:
+        raise ScopeMissing(
+            f"The API key lacks the scope '{needed}'. Use a key that has it.",
+            {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{needed}"'},
+        )
+
+
+def _presented_key(headers: Headers) -> bytes | None:
+    authorization = headers.get("authorization")
+    if authorization is None:
+        key = headers.get("x-api-key", "")
+    else:
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+    return key.strip().encode("latin-1") or None
+
+
+def _require_loopback(scope: AsgiScope) -> None:
+    client = scope.get("client")
+    if client is None or not is_loopback(client[0]):
+        raise LoopbackOnly(
+            "No API keys are set, so only clients on the server's own machine are answered. Set "
+            "BLOODBANK_API_KEYS, or BLOODBANK_ALLOW_ANONYMOUS=true on a network that is closed already."
+        )
+    hosts = Headers(scope=scope).getlist("host")
+    if not hosts or not all(map(_names_loopback, hosts)):
+        raise LoopbackOnly(
+            "No API keys are set, so the server answers to loopback names only, such as localhost and 127.0.0.1. "
+            "Ask for one of them, or set BLOODBANK_API_KEYS."
+        )
+
+
+def _names_loopback(host: str) -> bool:
+    match = _HOST.fullmatch(host)
+    return match is not None and is_loopback(match[1])

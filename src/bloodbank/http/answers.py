@@ -1,0 +1,64 @@
+"""Answers as plain JSON, apart from the routes: the `bb` command gives the same without a server."""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from typing import Any
+
+import orjson
+
+from bloodbank.config import Settings
+from bloodbank.errors import InvalidQuery
+from bloodbank.events import EventRegistry, is_failure
+from bloodbank.stores.base import Graph, Step
+
+
+def require_bounds(settings: Settings, max_depth: int, limit: int) -> None:
+    """Raise InvalidQuery for a question that is larger than the settings allow."""
+    if max_depth > settings.lineage_depth_limit:
+        raise InvalidQuery(f"max_depth must be at most {settings.lineage_depth_limit}.")
+    if limit > settings.lineage_node_limit:
+        raise InvalidQuery(f"limit must be at most {settings.lineage_node_limit}.")
+
+
+def lineage_body(graph: Graph) -> bytes:
+    """Return the JSON of a graph; see `LineageOut`."""
+    truncated = graph.truncated
+    return orjson.dumps(
+        {
+            "focus": graph.focus,
+            "direction": graph.direction.value,
+            "nodes": [_node(step) for step in graph.steps],
+            "edges": [{"parent": parent, "child": child} for parent, child in graph.edges],
+            "roots": graph.roots,
+            "missing": graph.missing,
+            "cycle": graph.cycle,
+            "truncated": {"depth": truncated.depth, "limit": truncated.limit, "frontier": truncated.frontier},
+        }
+    )
+
+
+def schema_list(registry: EventRegistry) -> dict[str, Any]:
+    """Return the event types that have a payload model; see `SchemaList`."""
+    items: list[dict[str, str]] = []
+    for event_type in registry:
+        model = registry.model_for(event_type)
+        if model is not None:
+            first_line = cleandoc(model.__doc__ or "").partition("\n")[0]
+            items.append({"event_type": event_type, "title": model.__name__, "description": first_line})
+    return {"items": items, "next": None}
+
+
+def _node(step: Step) -> dict[str, Any]:
+    node, link = step.node, step.node.link
+    return {
+        "id": node.event_id,
+        "depth": step.depth,
+        "event_type": link.event_type if link else None,
+        "timestamp": link.timestamp if link else None,
+        "source": link.source if link else None,
+        "status": ("failed" if is_failure(link.event_type) else "ok") if link else None,
+        "known": node.known,
+        "parents_total": len(node.parents),
+        "children_total": node.children_total,
+    }

@@ -1,0 +1,91 @@
+"""The application: routes, the layers around them, and the bus that is open while it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bloodbank.config import Settings
+from bloodbank.errors import BloodbankError
+from bloodbank.http import batch, debug, events, health, lineage, problems, publish, schemas, webhooks
+from bloodbank.http.access import AccessControl
+from bloodbank.http.bounds import HeadLimits
+from bloodbank.http.bus import open_bus
+from bloodbank.http.description import DescribedApp
+
+ROUTERS = (
+    batch.router,
+    publish.router,
+    events.router,
+    lineage.router,
+    debug.router,
+    webhooks.router,
+    schemas.router,
+    health.router,
+)
+DESCRIPTION = """Publish events, read them back, and ask why one happened or what it led to.
+
+A 2xx answer to a publish means that the broker confirmed the event or that it is on disk. Every error is an
+RFC 9457 problem with a stable `code` and a `detail` that says what to do."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return a new application.
+
+    settings: default: the environment and `.env`, read when the server starts. A wrong one stops the start with
+    one sentence.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_bus(settings) as bus:
+            app.state.bus = bus
+            try:
+                yield
+            finally:
+                app.state.bus = None
+
+    app = DescribedApp(
+        title="Bloodbank",
+        summary="An event bus for agent pipelines that knows what caused what",
+        description=DESCRIPTION,
+        version=version("bloodbank"),
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    # The last one added is the first that a request meets.
+    app.add_middleware(AccessControl)
+    app.add_middleware(HeadLimits)
+    app.add_middleware(StartInOneSentence)
+    return app
+
+
+class StartInOneSentence:
+    """ASGI middleware for the lifespan: a start that fails as foreseen is told in a sentence, without a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on requests as they are, and of the lifespan all but the traceback."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_sentence(message: Message) -> None:
+            error = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, BloodbankError):
+                message = {**message, "message": str(error)}
+            await send(message)
+
+        # Starlette raises the error again; the server has been told by then, and logs no traceback.
+        await self._app(scope, receive, send_sentence)

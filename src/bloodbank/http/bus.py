@@ -1,0 +1,62 @@
+"""What the routes work with while the server runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from anyio import to_thread
+from fastapi import Request
+from starlette.types import Scope
+
+from bloodbank.config import Settings, load_settings, unknown_variables
+from bloodbank.errors import NotOpen
+from bloodbank.event_log import EventLog
+from bloodbank.events import load_plugins
+from bloodbank.http.keys import KeyRing
+from bloodbank.publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """The open bus of one application object."""
+
+    settings: Settings
+    publisher: Publisher
+    log: EventLog
+    keys: KeyRing
+
+
+@asynccontextmanager
+async def open_bus(settings: Settings | None) -> AsyncGenerator[Bus]:
+    """Open the bus that the settings describe. settings: default: the environment and `.env`, read now.
+
+    Raises ConfigurationError, and what `Publisher.start` raises.
+    """
+    if settings is None:
+        settings = await to_thread.run_sync(load_settings)
+        for name in unknown_variables():
+            logger.warning("%s is no setting and is ignored. Is it misspelt?", name)
+    await to_thread.run_sync(load_plugins)
+    async with Publisher(settings, enable_correlation_tracking=settings.correlation_tracking) as publisher:
+        tracker = publisher.tracker if publisher.tracking_enabled else None
+        log = EventLog(publisher.transport, tracker, settings)
+        yield Bus(settings, publisher, log, KeyRing(settings.api_keys))
+
+
+def bus_of(request: Request) -> Bus:
+    """Return the bus of the application that serves a request. Raises NotOpen outside its lifespan."""
+    return bus_in(request.scope)
+
+
+def bus_in(scope: Scope) -> Bus:
+    """Return the bus of the application in an ASGI scope. Raises NotOpen outside its lifespan."""
+    bus = getattr(scope["app"].state, "bus", None)
+    if bus is None:
+        raise NotOpen("The server is starting or stopping. Try again.")
+    return cast("Bus", bus)

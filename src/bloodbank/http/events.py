@@ -1,0 +1,79 @@
+"""Reading events back: one by its id, or the newest first."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import AwareDatetime
+
+from bloodbank.errors import InvalidQuery
+from bloodbank.http import description, examples
+from bloodbank.http.bus import bus_of
+from bloodbank.http.shapes import ENVELOPE, EventPage
+
+DEFAULT_PAGE = 50
+LONGEST_CURSOR = 32
+LARGEST_POSITION = 2**53
+
+EventId = Annotated[UUID, Path(description="Id of an event.", examples=[examples.EVENT_ID])]
+
+router = APIRouter(tags=["read"])
+
+
+@router.get(
+    "/events",
+    summary="List events, newest first",
+    response_class=Response,
+    responses={
+        200: description.answer(EventPage, "A page; ask again with its `next` as `cursor`."),
+    }
+    | description.refusals(400, 401, 403, 503),
+)
+async def list_events(
+    request: Request,
+    type: Annotated[str, Query(max_length=255, description="Pattern: `*` is one word, `#` any number.")] = "#",
+    since: Annotated[AwareDatetime | None, Query(description="Accepted at or after; write + as %2B.")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Accepted before; write + as %2B.")] = None,
+    cursor: Annotated[str | None, Query(max_length=LONGEST_CURSOR, description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, description="Most events on the page.")] = DEFAULT_PAGE,
+) -> Response:
+    """List the events of the log. A page may be short, or empty, and still have a `next`."""
+    bus = bus_of(request)
+    before = _position(cursor) if cursor is not None else None
+    page = await bus.log.page(pattern=type, since=since, until=until, before=before, limit=limit)
+    items = [orjson.Fragment(event.envelope.model_dump_json()) for event in page.items]
+    answer = {"items": items, "next": _cursor(page.next) if page.next is not None else None}
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+@router.get(
+    "/events/{event_id}",
+    summary="Read an event",
+    response_class=Response,
+    responses={200: description.answer(ENVELOPE, "The envelope, as it was published.", examples.ENVELOPE)}
+    | description.refusals(400, 401, 403, 404, 503),
+)
+async def read_event(request: Request, event_id: EventId) -> Response:
+    """Read the envelope of an event from the log. Events of version 1 are upgraded."""
+    envelope = await bus_of(request).log.get(event_id)
+    return Response(envelope.model_dump_json(), media_type="application/json")
+
+
+def _cursor(position: int) -> str:
+    return base64.urlsafe_b64encode(b"%d" % position).rstrip(b"=").decode()
+
+
+def _position(cursor: str) -> int:
+    try:
+        text = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        position = int(text) if text.isdigit() else -1
+    except (UnicodeEncodeError, binascii.Error):
+        position = -1
+    if not 0 <= position <= LARGEST_POSITION:
+        raise InvalidQuery("The cursor is broken. Use the `next` of a page as it is, or leave it out to begin anew.")
+    return position

@@ -1,0 +1,92 @@
+"""The server process: the application under uvicorn."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from bloodbank import wiring
+from bloodbank.config import Settings
+from bloodbank.errors import ConfigurationError, Unavailable
+from bloodbank.http.access import is_loopback
+from bloodbank.http.app import create_app
+
+LOOPBACK = "127.0.0.1"
+SHUTDOWN_SECONDS = 10
+IDLE_SECONDS = 30
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve the HTTP API until the process is told to end (SIGINT, SIGTERM); requests under way are finished.
+
+    Without API keys it listens on loopback only, whatever HTTP_HOST says, unless anonymous access is allowed.
+
+    Raises ConfigurationError when the address cannot be listened on, Unavailable when the bus cannot be opened;
+    the log has the reason by then.
+    """
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=_log_config(settings),
+        log_level=settings.log_level.lower(),
+        lifespan="on",
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        server_header=False,
+    )
+    host = listening_host(settings)
+    with _listen(host, settings.http_port) as listener:
+        _announce(settings, host, listener.getsockname()[1])
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
+    if not server.started:
+        raise Unavailable("The server did not start; its log says why.")
+
+
+def listening_host(settings: Settings) -> str:
+    """Return the address to listen on: HTTP_HOST, or loopback where nothing would ask who calls."""
+    is_guarded = bool(settings.api_keys) or settings.allow_anonymous
+    return settings.http_host if is_guarded or is_loopback(settings.http_host) else LOOPBACK
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address, family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"HTTP_HOST and HTTP_PORT: cannot listen on {host} port {port}: {error.strerror}. Choose another "
+            "address, or end the program that uses it."
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _announce(settings: Settings, host: str, port: int) -> None:
+    backends = wiring.describe(settings, tracking=settings.correlation_tracking)
+    logger.info(
+        "Bloodbank listens on %s port %d. Bus: %s. Correlation store: %s.",
+        host,
+        port,
+        backends["transport"],
+        backends["store"],
+    )
+    if host != settings.http_host:
+        logger.warning(
+            "HTTP_HOST is %s, but no API keys are set: listening on loopback only. Set BLOODBANK_API_KEYS.",
+            settings.http_host,
+        )
+    elif not settings.api_keys and not settings.allow_anonymous:
+        logger.info("No API keys are set: only clients on this machine are answered.")
+
+
+def _log_config(settings: Settings) -> dict[str, Any]:
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["loggers"]["bloodbank"] = {"handlers": ["default"], "level": settings.log_level, "propagate": False}
+    return config

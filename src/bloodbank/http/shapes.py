@@ -1,0 +1,252 @@
+"""The shapes of requests and answers, for the OpenAPI description. The routes build the same as plain JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from bloodbank.correlation_tracker import Lineage
+from bloodbank.envelope import AgentContext, EventEnvelope, EventType, Source
+from bloodbank.events.registry import utc_now
+from bloodbank.ids import new_event_id
+from bloodbank.publisher import Status
+from bloodbank.stores.base import Direction
+
+Body = TypeVar("Body")
+
+ENVELOPE = EventEnvelope[dict[str, Any]]
+
+
+class WithPayload(BaseModel, Generic[Body]):
+    """A payload with what else is known of the event; everything but the payload may be missing.
+
+    event_id: give your own to make a retry safe. correlation_ids: ids of the events that caused this one, at
+    most 64 different ones; they need not be on the bus yet. source: default: the client's address.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    payload: Body
+    event_id: UUID = Field(default_factory=new_event_id)
+    correlation_ids: list[UUID] = Field(default=[], max_length=64)
+    source: Source = Field(default_factory=Source.local)
+    agent_context: AgentContext | None = None
+    timestamp: AwareDatetime = Field(default_factory=utc_now)
+
+
+class EventIn(WithPayload[dict[str, Any]]):
+    """An event: an envelope 2.0.0, of which only `event_type` and `payload` are required."""
+
+    event_type: EventType
+    version: Literal["2.0.0"] = "2.0.0"
+
+
+class EnvelopeV1(BaseModel):
+    """An envelope of version 1. It is upgraded; an `id` that is no UUID becomes the UUIDv5 that belongs to it."""
+
+    event_type: EventType
+    data: dict[str, Any]
+    id: str | None = None
+    ts: AwareDatetime | None = None
+    version: str | None = None
+    source: str | None = None
+    correlation_id: str | None = None
+
+
+class BatchIn(BaseModel):
+    """Several events. A bare list of them does as well."""
+
+    events: list[EventIn | EnvelopeV1]
+
+
+class Published(BaseModel):
+    """An accepted event: on the bus, or on disk."""
+
+    event_id: UUID
+    status: Status
+    lineage: Lineage
+
+
+class ProblemError(BaseModel):
+    """One thing to change. path: dotted, into the envelope."""
+
+    path: str
+    message: str
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457). `code` is stable; `detail` says what to do.
+
+    event_id: the event that it is about; a retry must use this id.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str | None = None
+    errors: list[ProblemError] | None = None
+    event_id: UUID | None = None
+
+
+class Refused(BaseModel):
+    """An event of a batch that was not accepted."""
+
+    problem: Problem
+
+
+class BatchOut(BaseModel):
+    """One result an event, in the order sent."""
+
+    results: list[Published | Refused]
+
+
+class EventPage(BaseModel):
+    """Events, newest first. next: the `cursor` of the next page, or null at the end."""
+
+    items: list[ENVELOPE]
+    next: str | None
+
+
+class LineageNode(BaseModel):
+    """An event in a graph. depth: hops from the focus, negative towards ancestors.
+
+    known: false for a parent that was named but never seen; what is not known of it is null.
+    """
+
+    id: UUID
+    depth: int
+    event_type: str | None
+    timestamp: AwareDatetime | None
+    source: str | None
+    status: Literal["ok", "failed"] | None
+    known: bool
+    parents_total: int
+    children_total: int
+
+
+class Edge(BaseModel):
+    """One event caused another."""
+
+    parent: UUID
+    child: UUID
+
+
+class Truncated(BaseModel):
+    """Whether the graph was cut short. frontier: events to ask about next for what was left out."""
+
+    depth: bool
+    limit: bool
+    frontier: list[UUID]
+
+
+class LineageOut(BaseModel):
+    """The graph around an event, parents before children."""
+
+    focus: UUID
+    direction: Direction
+    nodes: list[LineageNode]
+    edges: list[Edge]
+    roots: list[UUID]
+    missing: list[UUID]
+    cycle: bool
+    truncated: Truncated
+
+
+class CorrelationMetadata(BaseModel):
+    """What the index knows of an event itself."""
+
+    known: bool
+    event_type: str | None
+    timestamp: AwareDatetime | None
+    source: str | None
+    children_total: int
+    truncated: bool
+
+
+class CorrelationOut(BaseModel):
+    """Everything around an event; the event itself is in none of the lists."""
+
+    event_id: UUID
+    parents: list[UUID]
+    children: list[UUID]
+    ancestors: list[UUID]
+    descendants: list[UUID]
+    metadata: CorrelationMetadata
+
+
+class ChainOut(BaseModel):
+    """An event with its ancestors or descendants, parents before children. truncated: there are more."""
+
+    event_id: UUID
+    direction: Literal["ancestors", "descendants"]
+    chain: list[UUID]
+    count: int
+    truncated: bool
+
+
+class SchemaItem(BaseModel):
+    """An event type that has a payload model."""
+
+    event_type: str
+    title: str
+    description: str
+
+
+class SchemaList(BaseModel):
+    """All event types that have a payload model."""
+
+    items: list[SchemaItem]
+    next: str | None
+
+
+class Health(BaseModel):
+    """The process serves requests."""
+
+    ok: Literal[True]
+    service: str
+    version: str
+    environment: str
+
+
+class Live(BaseModel):
+    """The process serves requests."""
+
+    ok: Literal[True]
+
+
+class Dependency(BaseModel):
+    """One thing that the server needs. what: what the settings chose, without credentials."""
+
+    ok: bool
+    detail: str
+    what: str
+
+
+class Readiness(BaseModel):
+    """Whether events can be accepted now. degraded: they can, but causes cannot be recorded or asked about."""
+
+    ready: bool
+    degraded: bool
+    transport: Dependency
+    store: Dependency
+
+
+class FirefliesV2(BaseModel):
+    """A webhook of Fireflies, version 2. timestamp: Unix milliseconds. Unknown events are recorded as they come."""
+
+    event: str
+    timestamp: int
+    meeting_id: str
+    client_reference_id: str | None = None
+
+
+class FirefliesV1(BaseModel):
+    """A webhook of Fireflies, version 1."""
+
+    meetingId: str  # noqa: N815, the name is theirs
+    eventType: str  # noqa: N815, as above
+    clientReferenceId: str | None = None  # noqa: N815, as above
