@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Any, cast
 
 import orjson
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, from_json
 
 from bloodbank.envelope import MAX_PARENTS, SCHEMA_VERSION, EventEnvelope, read_envelope
 from bloodbank.errors import InvalidEvent
@@ -18,8 +18,9 @@ VERSION_HEADER = "bloodbank-version"
 def encode(envelope: EventEnvelope[Any]) -> Message:
     """Serialise an envelope, once; the same bytes go everywhere.
 
-    Raises InvalidEvent when the payload holds something that JSON cannot, or when the list of parents was
-    changed behind the envelope's back.
+    Raises InvalidEvent when the payload holds something that JSON cannot, or that readers would take for
+    something else (NaN, infinities, integers beyond 64 bits), or when the list of parents was changed behind
+    the envelope's back.
     """
     parents = envelope.correlation_ids
     if len(parents) > MAX_PARENTS or envelope.event_id in parents:
@@ -30,7 +31,8 @@ def encode(envelope: EventEnvelope[Any]) -> Message:
         )
     try:
         body = envelope.model_dump_json().encode()
-    except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
+        body_digest = digest(body)
+    except (PydanticSerializationError, ValueError) as error:
         raise InvalidEvent(
             f"The {envelope.event_type} event cannot be written as JSON: {error}. Nothing was published.",
             [("payload", "must hold JSON values only")],
@@ -39,7 +41,7 @@ def encode(envelope: EventEnvelope[Any]) -> Message:
         event_id=envelope.event_id,
         routing_key=envelope.event_type,
         body=body,
-        digest=digest(body),
+        digest=body_digest,
         correlation_id=parents[0] if parents else None,
         app_id=envelope.source.app,
         headers={VERSION_HEADER: SCHEMA_VERSION},
@@ -65,12 +67,23 @@ def digest(body: bytes) -> bytes:
 
     Compared are type, parents, agent context and payload, whatever the order of their keys. The time and
     the source may differ: a retry from another host is the same event.
+
+    Raises ValueError when the body holds what is not JSON, or an integer beyond 64 bits.
     """
-    fields = orjson.loads(body)
+    # orjson would read a large integer as the nearest float, and two bodies that differ as one.
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"NaN, an infinity or too deep nesting ({error})") from error
     meaning = [
         fields["event_type"],
         fields["correlation_ids"],
         fields["agent_context"],
         fields["payload"],
     ]
-    return blake2b(orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+    try:
+        canonical = orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)
+        orjson.dumps(fields["source"])  # no part of the digest, and held to the same limits
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return blake2b(canonical, digest_size=16).digest()

@@ -54,7 +54,7 @@ class Source(BaseModel):
     app: name of the application.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     host: Name
     type: TriggerType
@@ -100,7 +100,7 @@ class AgentContext(BaseModel):
     checkpoint_id: for agents that work with checkpoints.
     """
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     type: Name
     name: str | None = None
@@ -115,7 +115,10 @@ class AgentContext(BaseModel):
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time lies outside of the years 1 to 9999 in UTC") from None
 
 
 def _fold(parents: list[UUID]) -> list[UUID]:
@@ -135,7 +138,7 @@ class EventEnvelope(BaseModel, Generic[Payload]):
     payload: a JSON object or a payload model. Parse `EventEnvelope[LLMPrompt]` to get it typed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings", serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants", serialize_by_alias=True)
 
     event_id: UUID = Field(default_factory=ids.new_event_id)
     event_type: EventType
@@ -291,11 +294,10 @@ def envelope_from_v2_call(
         )
     if event_id is not None:
         fields["event_id"] = event_id
-    fields["correlation_ids"] = [
-        *(fields.get("correlation_ids") or ()),
-        *(parent_event_ids or ()),
-        *current_parents(),
-    ]
+    named: object = fields.get("correlation_ids") or []
+    if isinstance(named, list):  # anything else is refused below
+        named = [*cast("list[object]", named), *(parent_event_ids or ()), *current_parents()]
+    fields["correlation_ids"] = named
     envelope = read_envelope(fields)
     updates: dict[str, Any] = {"payload": registry.validate(routing_key, envelope.payload)}
     if correlation_metadata:

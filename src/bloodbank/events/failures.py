@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class Payload(BaseModel):
     """Base of all payload models: unknown fields are an error, so that a typing mistake is seen."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    # Without "constants" a NaN within `metadata` would be written as null instead of being refused.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 class FailurePayload(Payload):
