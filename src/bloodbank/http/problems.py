@@ -63,6 +63,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     refusals.ScopeMissing: Row(403, "Scope missing"),
     refusals.LoopbackOnly: Row(403, "Loopback only"),
     refusals.WebhookSecretMissing: Row(403, "Webhook secret missing"),
+    refusals.SchemaNotFound: Row(404, "Schema not found"),
     refusals.BodyTimeout: Row(408, "Body not received in time"),
     refusals.BodyTooLarge: Row(413, "Body too large"),
     refusals.BatchTooLarge: Row(413, "Batch too large"),

@@ -75,6 +75,12 @@ class WebhookSecretMissing(RequestRefused):
     code = "webhook_secret_missing"
 
 
+class SchemaNotFound(RequestRefused):
+    """No payload model is registered for the type."""
+
+    code = "schema_not_found"
+
+
 class BodyTimeout(RequestRefused):
     """The body did not arrive in time."""
 
