@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
@@ -14,7 +13,7 @@ import orjson
 from bloodbank._sqlite import Database, now_microseconds, translated
 from bloodbank.errors import TransportUnavailable
 from bloodbank.transports._embedded_log import SQL, message_of
-from bloodbank.transports.base import Message
+from bloodbank.transports.base import Message, matches
 
 SCAN_LIMIT = 1000
 """Most entries looked at in one transaction while searching for some that fit a pattern."""
@@ -84,20 +83,15 @@ class Group(Protocol):
 class DurableGroup:
     """One consumer of a group that outlives it; all state is in the file.
 
-    A group is a name with a pattern: subscribing to two patterns under one name makes two groups, each with its
-    own place in the log.
+    Patterns of one group add up: each of its consumers gets what fits any of them.
 
-    fits: the regular expression of the pattern, for `.` and the routing key.
     lease_seconds: how long others wait for this consumer when it gives no sign of life.
     """
 
-    def __init__(
-        self, database: Database, name: str, pattern: str, fits: re.Pattern[str], *, lease_seconds: float
-    ) -> None:
+    def __init__(self, database: Database, name: str, pattern: str, *, lease_seconds: float) -> None:
         self._database = database
         self._name = name
         self._pattern = pattern
-        self._fits = fits
         self._lease = int(lease_seconds * MICROSECONDS)
         self._owner = uuid4().bytes
         self._group_id = 0
@@ -106,9 +100,10 @@ class DurableGroup:
 
     async def join(self) -> None:
         def work(connection: sqlite3.Connection) -> int:
-            group = {"name": self._name, "pattern": self._pattern, "now": now_microseconds()}
-            connection.execute(SQL["join_group"], group)
-            return connection.execute(SQL["group_id"], (self._name, self._pattern)).fetchone()[0]
+            connection.execute(SQL["join_group"], {"name": self._name, "now": now_microseconds()})
+            group_id: int = connection.execute(SQL["group_id"], (self._name,)).fetchone()[0]
+            connection.execute(SQL["add_pattern"], (group_id, self._pattern))
+            return group_id
 
         with translated(self._database.path, TransportUnavailable):
             self._group_id = await self._database.write(work)
@@ -148,7 +143,7 @@ class DurableGroup:
     async def dead_letter(self, claim: Claim, reason: str) -> None:
         def work(connection: sqlite3.Connection) -> None:
             self._settle(connection, claim)
-            bury(connection, claim, reason, group_name=self._name, pattern=self._pattern)
+            bury(connection, claim, reason, group_name=self._name)
 
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
@@ -171,7 +166,8 @@ class DurableGroup:
             return Fetch([], more=True)
         start = max(self._scanned, self._cursor(connection))
         rows = connection.execute(SQL["keys_after"], (start, SCAN_LIMIT)).fetchall()
-        if len(rows) == SCAN_LIMIT or any(self._fits.fullmatch("." + key) for _, key in rows):
+        fits = self._fits(connection)
+        if len(rows) == SCAN_LIMIT or any(fits(key) for _, key in rows):
             return Fetch([], more=True)
         self._scanned = rows[-1][0] if rows else start
         return Fetch([], due_at=due_at)
@@ -196,16 +192,21 @@ class DurableGroup:
     def _advance(self, connection: sqlite3.Connection, room: int) -> list[int]:
         """Move the cursor over the next entries; return the positions of those that fit."""
         cursor = start = self._cursor(connection)
+        fits = self._fits(connection)
         found: list[int] = []
         for position, routing_key in connection.execute(SQL["keys_after"], (start, SCAN_LIMIT)):
             cursor = position
-            if self._fits.fullmatch("." + routing_key):
+            if fits(routing_key):
                 found.append(position)
                 if len(found) == room:
                     break
         if cursor != start:
             connection.execute(SQL["move_cursor"], {"group_id": self._group_id, "cursor": cursor})
         return found
+
+    def _fits(self, connection: sqlite3.Connection) -> Callable[[str], bool]:
+        patterns = [pattern for (pattern,) in connection.execute(SQL["patterns_of"], (self._group_id,)).fetchall()]
+        return lambda routing_key: any(matches(pattern, routing_key) for pattern in patterns)
 
     def _cursor(self, connection: sqlite3.Connection) -> int:
         return connection.execute(SQL["cursor_of"], (self._group_id,)).fetchone()[0]
@@ -220,10 +221,9 @@ class DurableGroup:
 class EphemeralGroup:
     """One consumer for itself, from now on until it ends: its place in the log is kept in memory."""
 
-    def __init__(self, database: Database, pattern: str, fits: re.Pattern[str]) -> None:
+    def __init__(self, database: Database, pattern: str) -> None:
         self._database = database
         self._pattern = pattern
-        self._fits = fits
         self._cursor = 0
         self._postponed: dict[int, tuple[int, Claim]] = {}
 
@@ -257,7 +257,7 @@ class EphemeralGroup:
 
     async def dead_letter(self, claim: Claim, reason: str) -> None:
         with translated(self._database.path, TransportUnavailable):
-            await self._database.write(lambda c: bury(c, claim, reason, group_name=None, pattern=self._pattern))
+            await self._database.write(lambda c: bury(c, claim, reason, group_name=None))
 
     async def give_back(self, claims: Iterable[Claim]) -> None:
         """The group ends with its consumer."""
@@ -267,7 +267,7 @@ class EphemeralGroup:
         claims: list[Claim] = []
         for position, routing_key in connection.execute(SQL["keys_after"], (cursor, SCAN_LIMIT)).fetchall():
             cursor = position
-            if self._fits.fullmatch("." + routing_key):
+            if matches(self._pattern, routing_key):
                 row = connection.execute(SQL["message_at"], (position,)).fetchone()
                 claims.append(Claim(position, 1, message_of(row)))
                 if len(claims) == room:
@@ -275,14 +275,13 @@ class EphemeralGroup:
         return cursor, claims
 
 
-def bury(connection: sqlite3.Connection, claim: Claim, reason: str, *, group_name: str | None, pattern: str) -> None:
+def bury(connection: sqlite3.Connection, claim: Claim, reason: str, *, group_name: str | None) -> None:
     """Keep a copy of a message among the dead letters."""
     message = claim.message
     connection.execute(
         SQL["bury"],
         {
             "group_name": group_name,
-            "pattern": pattern,
             "attempt": claim.attempt,
             "reason": reason[:MAX_REASON_CHARACTERS].encode("utf-8", "replace").decode(),
             "now": now_microseconds(),

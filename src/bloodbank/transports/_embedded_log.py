@@ -115,6 +115,8 @@ def purge(connection: sqlite3.Connection, before: int) -> bool:
     entries = connection.execute(SQL["purge_log"], chunk).rowcount
     dead_letters = connection.execute(SQL["purge_dead_letters"], chunk).rowcount
     groups = connection.execute(SQL["purge_groups"], {"before": before}).rowcount
+    if groups:
+        connection.execute(SQL["purge_patterns"])
     if entries or groups:
         connection.execute(SQL["purge_deliveries"])
     return PURGE_CHUNK in (entries, dead_letters)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Self
 
 from bloodbank._sqlite import now_microseconds
-from bloodbank.errors import BloodbankError, InvalidQuery, NotOpen, TransportUnavailable
+from bloodbank.errors import InvalidQuery, NotOpen, TransportUnavailable
 from bloodbank.transports._embedded_groups import MICROSECONDS, Claim, Fetch, Group
 from bloodbank.transports.base import Delivery, Message
 
@@ -107,7 +107,7 @@ class Subscription:
     def require_unsettled(self, claim: Claim) -> None:
         """Raise for a delivery that cannot be settled any more."""
         if claim.settled:
-            raise BloodbankError(f"Event {claim.message.event_id} was settled already; nothing was changed.")
+            raise NotOpen(f"Event {claim.message.event_id} was settled already; nothing was changed.")
         if self._closed:
             raise TransportUnavailable(
                 f"The subscription was closed before event {claim.message.event_id} was settled; it is delivered again."

@@ -151,17 +151,17 @@ class EmbeddedTransport:
     ) -> AsyncGenerator[AsyncIterator[Delivery]]:
         """Deliver the messages whose routing key fits a pattern.
 
-        A group is its name together with the pattern. Raises InvalidQuery, TransportUnavailable; the iterator
-        raises NotOpen when the transport closes under it.
+        Patterns of one group add up. Raises InvalidQuery, TransportUnavailable; the iterator raises NotOpen when
+        the transport closes under it.
         """
         self._require_open()
-        fits = compile_pattern(pattern)
+        compile_pattern(pattern)
         if prefetch < 1:
             raise InvalidQuery(f"prefetch is {prefetch}; at least one message must be on its way.")
         source = (
-            EphemeralGroup(self._database, pattern, fits)
+            EphemeralGroup(self._database, pattern)
             if group is None
-            else DurableGroup(self._database, group, pattern, fits, lease_seconds=self._lease_seconds)
+            else DurableGroup(self._database, group, pattern, lease_seconds=self._lease_seconds)
         )
         with self._bell.listening() as wake:
             subscription = Subscription(
@@ -182,7 +182,7 @@ class EmbeddedTransport:
     async def read_log(
         self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
     ) -> AsyncIterator[LogEntry]:
-        """Read the log in order, a page at a time. With `follow` it ends when the transport closes.
+        """Read the log in order, a page at a time. Closing the transport ends it with NotOpen.
 
         Raises TransportUnavailable, NotOpen.
         """
@@ -202,8 +202,7 @@ class EmbeddedTransport:
                     return
                 if not entries:
                     await wake.wait()
-                    if not self._open:
-                        return
+                    self._require_open()
 
     async def get(self, event_id: UUID, *, near: datetime | None = None) -> Message:
         """Return a message of the log; `near` is not needed here. Raises EventNotFound, TransportUnavailable."""

@@ -41,12 +41,18 @@ DELETE FROM probe
 
 -- name: join_group
 -- A new group begins behind what is there.
-INSERT INTO consumer_group (name, pattern, cursor, seen_at)
-VALUES (:name, :pattern, (SELECT coalesce(max(position), 0) FROM log), :now)
-ON CONFLICT (name, pattern) DO UPDATE SET seen_at = excluded.seen_at
+INSERT INTO consumer_group (name, cursor, seen_at)
+VALUES (:name, (SELECT coalesce(max(position), 0) FROM log), :now)
+ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at
 
 -- name: group_id
-SELECT id FROM consumer_group WHERE name = ? AND pattern = ?
+SELECT id FROM consumer_group WHERE name = ?
+
+-- name: add_pattern
+INSERT INTO group_pattern (group_id, pattern) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- name: patterns_of
+SELECT pattern FROM group_pattern WHERE group_id = ?
 
 -- name: cursor_of
 SELECT cursor FROM consumer_group WHERE id = ?
@@ -88,8 +94,8 @@ WHERE group_id = :group_id AND owner = :owner
 
 -- name: bury
 INSERT INTO dead_letter
-    (group_name, pattern, attempt, reason, dead_at, position, event_id, routing_key, headers, body)
-VALUES (:group_name, :pattern, :attempt, :reason, :now, :position, :event_id, :routing_key, :headers, :body)
+    (group_name, attempt, reason, dead_at, position, event_id, routing_key, headers, body)
+VALUES (:group_name, :attempt, :reason, :now, :position, :event_id, :routing_key, :headers, :body)
 
 -- name: purge_log
 DELETE FROM log WHERE position IN (SELECT position FROM log WHERE logged_at < :before ORDER BY logged_at LIMIT :limit)
@@ -99,6 +105,10 @@ DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE dead_at < 
 
 -- name: purge_groups
 DELETE FROM consumer_group WHERE seen_at < :before
+
+-- name: purge_patterns
+DELETE FROM group_pattern
+WHERE NOT EXISTS (SELECT 1 FROM consumer_group WHERE consumer_group.id = group_pattern.group_id)
 
 -- name: purge_deliveries
 -- Those of purged entries and of purged groups.

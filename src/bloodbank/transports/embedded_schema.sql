@@ -16,15 +16,20 @@ CREATE TABLE log (
 
 CREATE INDEX log_logged_at ON log (logged_at);
 
--- Durable groups of consumers. Entries up to `cursor` were handed out, or do not fit the pattern.
+-- Durable groups of consumers. Entries up to `cursor` were handed out, or fit none of its patterns.
 CREATE TABLE consumer_group (
     id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    pattern TEXT NOT NULL,
+    name TEXT NOT NULL UNIQUE,
     cursor INTEGER NOT NULL,
-    seen_at INTEGER NOT NULL,
-    UNIQUE (name, pattern)
+    seen_at INTEGER NOT NULL
 );
+
+-- What a group wants. Patterns of one group add up, as the bindings of an AMQP queue do.
+CREATE TABLE group_pattern (
+    group_id INTEGER NOT NULL,
+    pattern TEXT NOT NULL,
+    PRIMARY KEY (group_id, pattern)
+) WITHOUT ROWID;
 
 -- What a group has handed out and not settled. With an owner, `due_at` is the end of the owner's lease;
 -- without, the time from which it may be handed out again. Either way: whoever comes after it may take it.
@@ -43,7 +48,6 @@ CREATE INDEX delivery_due ON delivery (group_id, due_at);
 CREATE TABLE dead_letter (
     id INTEGER PRIMARY KEY,
     group_name TEXT,
-    pattern TEXT NOT NULL,
     attempt INTEGER NOT NULL,
     reason TEXT NOT NULL,
     dead_at INTEGER NOT NULL,
