@@ -12,6 +12,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from aiormq import exceptions as driver
+from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp.exceptions import PAMQPException
@@ -126,8 +127,24 @@ async def open_channel(connection: Connection, *, confirms: bool = False) -> Cha
 
 def on_close(resource: Connection | Channel, callback: Callable[[], None]) -> None:
     """Have a callback called once when a connection or channel is closed, whoever closes it."""
-    closing: asyncio.Future[None] = resource.closing  # pyright: ignore[reportUnknownMemberType], the driver types it bare
-    closing.add_done_callback(lambda _: callback())
+    _closing(resource).add_done_callback(lambda _: callback())
+
+
+def why_closed(channel: Channel) -> Exception:
+    """Return the reason for which a channel was closed."""
+    closing = _closing(channel)
+    reason = closing.exception() if closing.done() and not closing.cancelled() else None
+    return reason if isinstance(reason, Exception) else driver.ChannelClosed(None, "closed")
+
+
+def confirms_of(channel: Channel) -> dict[int, asyncio.Future[object]]:
+    """Return the driver's table of delivery tags and the futures that it resolves with the confirm."""
+    return cast("dict[int, asyncio.Future[object]]", channel.confirmations)  # pyright: ignore[reportUnknownMemberType], bare Future
+
+
+def write_queue_of(channel: Channel) -> asyncio.Queue[ChannelFrame]:
+    """Return the queue of frames that the driver's writer sends."""
+    return cast("asyncio.Queue[ChannelFrame]", channel.write_queue)  # pyright: ignore[reportUnknownMemberType], bare Queue
 
 
 async def close_channel(channel: Channel) -> None:
@@ -315,6 +332,10 @@ async def _until_closed(connection: Connection) -> None:
     closed = asyncio.Event()
     on_close(connection, closed.set)
     await closed.wait()
+
+
+def _closing(resource: Connection | Channel) -> asyncio.Future[None]:
+    return cast("asyncio.Future[None]", resource.closing)  # pyright: ignore[reportUnknownMemberType], bare Future
 
 
 def _driver_url(url: str, name: str) -> str:
