@@ -8,9 +8,10 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from bloodbank.http import description
+from bloodbank.http.answers import require_bounds
 from bloodbank.http.bus import bus_of
 from bloodbank.http.events import EventId
-from bloodbank.http.lineage import DEFAULT_LIMIT, Limit, MaxDepth, require_bounds
+from bloodbank.http.lineage import DEFAULT_LIMIT, Limit, MaxDepth
 from bloodbank.http.shapes import ChainOut, CorrelationOut
 
 DEFAULT_DEPTH = 100

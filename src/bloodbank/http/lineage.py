@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from bloodbank.config import Settings
-from bloodbank.errors import InvalidQuery
-from bloodbank.events import is_failure
 from bloodbank.http import description
+from bloodbank.http.answers import lineage_body, require_bounds
 from bloodbank.http.bus import bus_of
 from bloodbank.http.events import EventId
 from bloodbank.http.shapes import LineageOut
-from bloodbank.stores.base import Direction, Graph, Step
+from bloodbank.stores.base import Direction
 
 DEFAULT_DEPTH = 50
 DEFAULT_LIMIT = 500
@@ -46,44 +43,5 @@ async def read_lineage(
     bus = bus_of(request)
     require_bounds(bus.settings, max_depth, limit)
     graph = await bus.publisher.tracker.walk(event_id, direction, max_depth=max_depth, limit=limit)
-    body = await to_thread.run_sync(_body, graph) if len(graph.steps) > LARGE else _body(graph)
+    body = await to_thread.run_sync(lineage_body, graph) if len(graph.steps) > LARGE else lineage_body(graph)
     return Response(body, media_type="application/json")
-
-
-def require_bounds(settings: Settings, max_depth: int, limit: int) -> None:
-    """Raise InvalidQuery for a question that is larger than the settings allow."""
-    if max_depth > settings.lineage_depth_limit:
-        raise InvalidQuery(f"max_depth must be at most {settings.lineage_depth_limit}.")
-    if limit > settings.lineage_node_limit:
-        raise InvalidQuery(f"limit must be at most {settings.lineage_node_limit}.")
-
-
-def _body(graph: Graph) -> bytes:
-    truncated = graph.truncated
-    return orjson.dumps(
-        {
-            "focus": graph.focus,
-            "direction": graph.direction.value,
-            "nodes": [_node(step) for step in graph.steps],
-            "edges": [{"parent": parent, "child": child} for parent, child in graph.edges],
-            "roots": graph.roots,
-            "missing": graph.missing,
-            "cycle": graph.cycle,
-            "truncated": {"depth": truncated.depth, "limit": truncated.limit, "frontier": truncated.frontier},
-        }
-    )
-
-
-def _node(step: Step) -> dict[str, Any]:
-    node, link = step.node, step.node.link
-    return {
-        "id": node.event_id,
-        "depth": step.depth,
-        "event_type": link.event_type if link else None,
-        "timestamp": link.timestamp if link else None,
-        "source": link.source if link else None,
-        "status": ("failed" if is_failure(link.event_type) else "ok") if link else None,
-        "known": node.known,
-        "parents_total": len(node.parents),
-        "children_total": node.children_total,
-    }

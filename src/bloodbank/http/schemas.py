@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from inspect import cleandoc
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Request, Response
 
 from bloodbank.http import description
+from bloodbank.http.answers import schema_list
 from bloodbank.http.bus import bus_of
 from bloodbank.http.refusals import SchemaNotFound
 from bloodbank.http.shapes import SchemaList
@@ -24,14 +24,7 @@ router = APIRouter(prefix="/schemas", tags=["schemas"])
 )
 async def list_schemas(request: Request) -> Response:
     """List the types whose payloads are checked. Others are taken with any JSON object, unless settings refuse them."""
-    registry = bus_of(request).publisher.registry
-    items: list[dict[str, str]] = []
-    for event_type in registry:
-        model = registry.model_for(event_type)
-        if model is not None:
-            first_line = cleandoc(model.__doc__ or "").partition("\n")[0]
-            items.append({"event_type": event_type, "title": model.__name__, "description": first_line})
-    return Response(orjson.dumps({"items": items, "next": None}), media_type="application/json")
+    return Response(orjson.dumps(schema_list(bus_of(request).publisher.registry)), media_type="application/json")
 
 
 @router.get(
