@@ -65,6 +65,9 @@ def _listen(host: str, port: int) -> socket.socket:
             "address, or end the program that uses it."
         ) from error
     listener.setblocking(False)
+    # Accepted connections inherit it. asyncio sets it by itself only where the listener was made from a host and a
+    # port; without it an answer waits 40 ms for the client's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
