@@ -1,0 +1,59 @@
+"""`bb why` and `bb effects`: the two questions, answered as trees."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from bloodbank.cli.bus import Json, connect
+from bloodbank.cli.edge import at_edge
+from bloodbank.cli.text import note, write_json, write_lines
+from bloodbank.cli.tree import tree_lines
+from bloodbank.config import load_settings
+
+EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")]
+Depth = Annotated[int, typer.Option("--depth", min=1, help="Most hops from the event.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Most events.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+@at_edge
+def why(event_id: EventId, depth: Depth = 1000, limit: Limit = 500, as_json: AsJson = False) -> None:
+    """Show why an event happened: its causes below it, and theirs below them."""
+    _answer(event_id, "ancestors", depth, limit, as_json=as_json)
+
+
+@at_edge
+def effects(event_id: EventId, depth: Depth = 1000, limit: Limit = 500, as_json: AsJson = False) -> None:
+    """Show what an event led to: its effects below it, and theirs below them."""
+    _answer(event_id, "descendants", depth, limit, as_json=as_json)
+
+
+def _answer(text: str, direction: str, depth: int, limit: int, *, as_json: bool) -> None:
+    answer = asyncio.run(_ask(text, direction, depth, limit))
+    if as_json:
+        write_json(answer)
+        return
+    write_lines(tree_lines(answer, direction, now=datetime.now(UTC)))
+    for remark in remarks(answer, depth, limit):
+        note(remark)
+
+
+async def _ask(text: str, direction: str, depth: int, limit: int) -> Json:
+    async with connect(load_settings()) as bus:
+        return await bus.lineage(await bus.resolve(text), direction, max_depth=depth, limit=limit)
+
+
+def remarks(answer: Json, depth: int, limit: int) -> list[str]:
+    """Return what must be said beside the tree: where it was cut, and circles."""
+    said: list[str] = []
+    if answer["truncated"]["depth"]:
+        said.append(f"There is more beyond {depth} hops. Ask for it with --depth.")
+    if answer["truncated"]["limit"]:
+        said.append(f"There is more than these {limit} events. Ask for it with --limit.")
+    if answer["cycle"]:
+        said.append("Some of these events name each other as causes, in a circle.")
+    return said

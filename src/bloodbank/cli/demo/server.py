@@ -1,0 +1,111 @@
+"""A server of the demo's own: a process on a free port, with its own data, key and webhook secret."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from bloodbank.errors import Unavailable
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class DemoServer:
+    """A running server. folder: its data. key: may publish and read. secret: what webhooks are signed with."""
+
+    url: str
+    folder: Path
+    key: str
+    secret: str
+
+
+@asynccontextmanager
+async def demo_server() -> AsyncGenerator[DemoServer]:
+    """Start `bb serve` on the backends that the settings choose, wait until it is ready, and end it in any case.
+
+    Raises Unavailable, with the end of the server's log, when it is not ready in time.
+    """
+    with tempfile.TemporaryDirectory(prefix="bloodbank-demo-") as name:
+        url = f"http://127.0.0.1:{_free_port()}"
+        server = DemoServer(url, Path(name), secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+        log = server.folder / "server.log"
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "bloodbank.cli.main", "serve"),
+                env=_environment(server),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # A session of its own: Ctrl-C reaches the demo alone, which then ends the server.
+                start_new_session=True,
+            )
+        try:
+            await _wait_until_ready(process, server, log)
+            yield server
+        finally:
+            await _end(process)
+
+
+def _environment(server: DemoServer) -> dict[str, str]:
+    return os.environ | {
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": server.url.rpartition(":")[2],
+        "BLOODBANK_DATA_DIR": str(server.folder),
+        "BLOODBANK_API_KEYS": f"{server.key}:publish+read",
+        "BLOODBANK_FIREFLIES_SECRETS": server.secret,
+        "BLOODBANK_CORRELATION_TRACKING": "true",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+async def _wait_until_ready(process: asyncio.subprocess.Process, server: DemoServer, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    said = "no answer"
+    async with httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {server.key}"}, timeout=5.0, trust_env=False
+    ) as client:
+        while process.returncode is None and time.monotonic() < deadline:
+            try:
+                response = await client.get(f"{server.url}/readyz")
+            except httpx.TransportError:
+                pass
+            else:
+                if response.is_success:
+                    return
+                said = f"/readyz: {response.text[:500]}"
+            await asyncio.sleep(POLL_SECONDS)
+    outcome = "ended" if process.returncode is not None else f"was not ready within {START_SECONDS:.0f} s ({said})"
+    written = await asyncio.to_thread(log.read_text, errors="replace")
+    raise Unavailable(f"The demo's server {outcome}. Look with 'bb doctor'. Its log ends with:\n{written[-2000:]}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

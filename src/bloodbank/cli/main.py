@@ -1,0 +1,83 @@
+"""The `bb` command and its subcommands.
+
+What takes long to import is imported by the command that needs it, so that `bb --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from bloodbank.cli import ask, doctor, events, publish
+from bloodbank.cli.edge import ExitCode, at_edge
+from bloodbank.config import load_settings
+
+app = typer.Typer(
+    name="bb",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"bb {version('bloodbank')}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Exit codes: 0 ok, 1 not found, 2 wrong usage or invalid event, 3 unavailable. "
+    "Commands speak to the server at BLOODBANK_URL or, without it, open the bus themselves."
+)
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Bloodbank: an event bus that knows what caused what."""
+
+
+@at_edge
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: HTTP_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default: HTTP_PORT.")] = None,
+) -> None:
+    """Run the HTTP API."""
+    from bloodbank.http.server import serve as run_server
+
+    given = {"http_host": host, "http_port": port}
+    run_server(load_settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@at_edge
+def demo() -> None:
+    """Play a day of events through a server of its own, and ask why."""
+    from bloodbank.cli.demo.play import play
+
+    if not asyncio.run(play(load_settings())):
+        raise typer.Exit(ExitCode.DEFECT)
+
+
+app.command()(serve)
+app.command()(publish.publish)
+app.command()(ask.why)
+app.command()(ask.effects)
+app.add_typer(events.app, name="events", help="Read the events that the log keeps.")
+app.command()(events.tail)
+app.command()(doctor.doctor)
+app.command()(demo)
+
+
+def run() -> None:
+    """Run the command: the entry point of `bb`."""
+    app()
+
+
+if __name__ == "__main__":
+    run()

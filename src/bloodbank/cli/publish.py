@@ -1,0 +1,98 @@
+"""`bb publish`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+import orjson
+import typer
+
+from bloodbank.cli.bus import Json, connect
+from bloodbank.cli.edge import at_edge
+from bloodbank.cli.text import note, write_json
+from bloodbank.config import Settings, load_settings
+from bloodbank.envelope import Source
+from bloodbank.errors import InvalidEvent
+from bloodbank.ids import event_id as deterministic_event_id
+from bloodbank.ids import new_event_id
+
+
+@at_edge
+def publish(
+    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="Type of the event, such as llm.prompt.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", metavar="JSON|@FILE|-", help="The payload; '-' reads standard input.")
+    ] = "{}",
+    parents: Annotated[
+        list[str] | None,
+        typer.Option("--parent", "-p", metavar="ID", help="An event that caused this one; may be given again."),
+    ] = None,
+    event_id: Annotated[UUID | None, typer.Option("--id", metavar="UUID", help="Id of the event.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Idempotency key: the same key and type make the same id.")
+    ] = None,
+    source_app: Annotated[str | None, typer.Option(help="Application that the event names as its source.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Publish an event; print its id and what became of it."""
+    if event_id is not None and key is not None:
+        raise typer.BadParameter("give either --id or --key, not both")
+    settings = load_settings()
+    event: Json = {
+        "event_type": event_type,
+        "payload": read_payload(data),
+        "source": _source(settings, source_app),
+        "event_id": str(event_id or _new_id(event_type, key)),
+    }
+    answer = asyncio.run(_publish(settings, event, parents or []))
+    if as_json:
+        write_json(answer)
+        return
+    sys.stdout.write(f"{answer['event_id']}  {answer['status']}\n")
+    if answer["lineage"] == "deferred":
+        note("The index of causes is away: the event is on the bus, but 'bb why' does not know it yet.")
+
+
+def read_payload(data: str) -> Json:
+    """Return the payload that `--data` means: JSON, `@file` or `-` for standard input. Raises InvalidEvent."""
+    if data == "-":
+        where, content = "Standard input", sys.stdin.buffer.read()
+    elif data.startswith("@"):
+        where = f"The file {data[1:]}"
+        try:
+            content = Path(data[1:]).read_bytes()
+        except OSError as error:
+            raise InvalidEvent(f"{where} cannot be read: {error.strerror}. Nothing was published.") from error
+    else:
+        where, content = "The payload", data.encode(errors="replace")
+    try:
+        payload: Any = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent(f"{where} is not JSON: {error}. Nothing was published.") from error
+    if not isinstance(payload, dict):
+        raise InvalidEvent(f'{where} is JSON but no object; write one such as {{"name": 1}}. Nothing was published.')
+    return cast("Json", payload)
+
+
+def _new_id(event_type: str, key: str | None) -> UUID:
+    # The same id that the HTTP API makes of the header Idempotency-Key.
+    return new_event_id() if key is None else deterministic_event_id(event_type, idempotency_key=key)
+
+
+def _source(settings: Settings, app: str | None) -> Json:
+    from pydantic import ValidationError
+
+    try:
+        return Source.local(app or settings.service_name).model_dump(mode="json", exclude_none=True)
+    except ValidationError as error:
+        raise InvalidEvent("--source-app must be 1 to 255 characters without control characters.") from error
+
+
+async def _publish(settings: Settings, event: Json, parents: list[str]) -> Json:
+    async with connect(settings) as bus:
+        event["correlation_ids"] = [str(await bus.resolve(parent)) for parent in parents]
+        return await bus.publish(event)
