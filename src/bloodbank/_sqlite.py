@@ -8,6 +8,7 @@ together. The file is in WAL mode (https://www.sqlite.org/wal.html): readers see
 from __future__ import annotations
 
 import asyncio
+import pkgutil
 import queue
 import sqlite3
 import threading
@@ -18,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -174,7 +174,10 @@ def load_queries(package: str, name: str) -> Mapping[str, str]:
 
 def load_script(package: str, name: str) -> str:
     """Read a .sql file whole, such as the tables of a part."""
-    return resources.files(package).joinpath(name).read_text("utf-8")
+    content = pkgutil.get_data(package, name)
+    if content is None:
+        raise FileNotFoundError(f"{name} is missing from the package {package}")
+    return content.decode()
 
 
 def microseconds(moment: datetime) -> int:

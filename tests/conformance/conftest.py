@@ -1,0 +1,42 @@
+"""One bus and one index a test, of every backend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bloodbank.stores.base import CorrelationStore
+from bloodbank.transports.base import Transport
+from tests.conformance.backends import Bus, Index, embedded_bus, rabbit_bus, redis_index, sqlite_index
+
+
+@pytest.fixture(params=["embedded", pytest.param("rabbit", marks=pytest.mark.rabbit)])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Bus:
+    """A bus that nobody else uses."""
+    if request.param == "rabbit":
+        return rabbit_bus(request.getfixturevalue("rabbit_server"))
+    return embedded_bus(tmp_path)
+
+
+@pytest.fixture
+async def transport(bus: Bus) -> AsyncIterator[Transport]:
+    """An open transport on the bus."""
+    async with bus.transport() as opened:
+        yield opened
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
+    """An index that nobody else uses."""
+    if request.param == "redis":
+        return redis_index(request.getfixturevalue("redis_server"))
+    return sqlite_index(tmp_path)
+
+
+@pytest.fixture
+async def store(index: Index) -> AsyncIterator[CorrelationStore]:
+    """An open store on the index."""
+    async with index.store() as opened:
+        yield opened

@@ -1,0 +1,304 @@
+"""What every transport does for its consumers: patterns, groups, order, and what becomes of a delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from bloodbank.errors import NotOpen
+from bloodbank.transports.base import Transport
+from tests.conformance.backends import Bus
+from tests.conformance.messages import ids, message, messages, publish, soon, take, take_and_ack, take_until
+
+# AMQP 0-9-1, section 3.1.3.3: `*` is one word, `#` any number of them.
+KEYS = ["a", "b", "a.b", "a.c", "b.a", "a.b.c", "a.x.c", "a.b.c.d", "ab.c", "x.a.b", "a.b.a"]
+FITTING = {
+    "a": ["a"],
+    "a.b": ["a.b"],
+    "*": ["a", "b"],
+    "a.*": ["a.b", "a.c"],
+    "*.a": ["b.a"],
+    "a.*.c": ["a.b.c", "a.x.c"],
+    "*.*": ["a.b", "a.c", "b.a", "ab.c"],
+    "#": KEYS,
+    "a.#": ["a", "a.b", "a.c", "a.b.c", "a.x.c", "a.b.c.d", "a.b.a"],
+    "#.a": ["a", "b.a", "a.b.a"],
+    "a.#.c": ["a.c", "a.b.c", "a.x.c"],
+    "#.b.#": ["b", "a.b", "b.a", "a.b.c", "a.b.c.d", "x.a.b", "a.b.a"],
+    "*.#": KEYS,
+    "#.*.*.#": [key for key in KEYS if "." in key],
+}
+
+
+@pytest.mark.parametrize("pattern", FITTING)
+async def test_patterns_choose_as_amqp_says(transport: Transport, pattern: str) -> None:
+    last = message(FITTING[pattern][0])
+    async with transport.subscribe(pattern, group=None, prefetch=50) as deliveries:
+        await publish(transport, *(message(key) for key in KEYS), last)
+        received = await take_until(deliveries, last)
+    assert [one.routing_key for one in received] == FITTING[pattern]
+
+
+async def test_consumers_of_one_group_share_its_messages(bus: Bus, transport: Transport) -> None:
+    sent = messages(40)
+    async with (
+        bus.transport() as other,
+        transport.subscribe("#", group="workers", prefetch=1) as mine,
+        other.subscribe("#", group="workers", prefetch=1) as theirs,
+    ):
+        await publish(transport, *sent)
+        received: list[list[object]] = [[], []]
+        complete = asyncio.Event()
+
+        async def work(number: int) -> None:
+            async for delivery in (mine, theirs)[number]:
+                received[number].append(delivery.message.event_id)
+                await delivery.ack()
+                if sum(map(len, received)) >= len(sent):
+                    complete.set()
+
+        workers = [asyncio.create_task(work(0)), asyncio.create_task(work(1))]
+        await soon(complete.wait())
+        for worker in workers:
+            worker.cancel()
+        await asyncio.wait(workers)
+    assert sorted(map(str, received[0] + received[1])) == sorted(map(str, ids(sent)))
+    assert received[0]
+    assert received[1]
+
+
+async def test_each_group_gets_every_message(transport: Transport) -> None:
+    sent = messages(10)
+    async with (
+        transport.subscribe("#", group="one", prefetch=5) as one,
+        transport.subscribe("#", group="two", prefetch=5) as two,
+    ):
+        await publish(transport, *sent)
+        assert ids(await take_and_ack(one, 10)) == ids(sent)
+        assert ids(await take_and_ack(two, 10)) == ids(sent)
+
+
+async def test_patterns_of_one_group_add_up(transport: Transport) -> None:
+    async with transport.subscribe("llm.*", group="workers", prefetch=5):
+        pass
+    async with transport.subscribe("artifact.#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, message("llm.prompt"), message("other.type"), message("artifact.created"))
+        received = await take_and_ack(deliveries, 2)
+    assert [one.routing_key for one in received] == ["llm.prompt", "artifact.created"]
+
+
+async def test_a_new_group_begins_with_what_is_published_from_now_on(transport: Transport) -> None:
+    early, late = messages(2)
+    await publish(transport, early)
+    async with transport.subscribe("#", group="new", prefetch=5) as deliveries:
+        await publish(transport, late)
+        assert ids(await take_and_ack(deliveries, 1)) == [late.event_id]
+
+
+async def test_a_group_keeps_what_comes_while_nobody_listens(bus: Bus) -> None:
+    sent = messages(5)
+    async with bus.transport() as first, first.subscribe("#", group="workers", prefetch=5):
+        pass
+    async with bus.transport() as publisher:
+        await publish(publisher, *sent)
+    async with bus.transport() as second, second.subscribe("#", group="workers", prefetch=5) as deliveries:
+        assert ids(await take_and_ack(deliveries, 5)) == ids(sent)
+
+
+async def test_a_subscription_without_a_group_gets_what_comes_while_it_lasts(transport: Transport) -> None:
+    before, during, between, after = messages(4)
+    await publish(transport, before)
+    async with transport.subscribe("#", group=None, prefetch=5) as deliveries:
+        await publish(transport, during)
+        assert ids(await take(deliveries, 1)) == [during.event_id]
+    await publish(transport, between)
+    async with transport.subscribe("#", group=None, prefetch=5) as deliveries:
+        await publish(transport, after)
+        assert ids(await take(deliveries, 1)) == [after.event_id]
+
+
+async def test_subscriptions_without_a_group_share_nothing(transport: Transport) -> None:
+    sent = messages(5)
+    async with (
+        transport.subscribe("#", group=None, prefetch=5) as one,
+        transport.subscribe("#", group=None, prefetch=5) as two,
+    ):
+        await publish(transport, *sent)
+        assert ids(await take_and_ack(one, 5)) == ids(sent)
+        assert ids(await take_and_ack(two, 5)) == ids(sent)
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_one_consumer_gets_messages_in_order(transport: Transport, group: str | None) -> None:
+    sent = messages(500)
+    async with transport.subscribe("#", group=group, prefetch=50) as deliveries:
+        for start in range(0, 500, 100):
+            await publish(transport, *sent[start : start + 100])
+        assert ids(await take_and_ack(deliveries, 500)) == ids(sent)
+
+
+async def test_no_more_than_prefetch_are_unsettled(transport: Transport) -> None:
+    sent = messages(6)
+    async with (
+        transport.subscribe("#", group="slow", prefetch=3) as slow,
+        transport.subscribe("#", group="fast", prefetch=3) as fast,
+    ):
+        await publish(transport, *sent)
+        held = await take(slow, 3)
+        fourth = asyncio.ensure_future(anext(slow))
+        # Another consumer has received them all, so the fourth had its time to arrive.
+        await take_and_ack(fast, 6)
+        assert not fourth.done()
+        await held[1].ack()
+        assert (await soon(fourth)).message == sent[3]
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_the_first_delivery_is_attempt_one(transport: Transport, group: str | None) -> None:
+    async with transport.subscribe("#", group=group, prefetch=5) as deliveries:
+        await publish(transport, message())
+        (delivery,) = await take(deliveries, 1)
+        assert delivery.attempt == 1
+
+
+async def test_what_is_acknowledged_does_not_come_again(transport: Transport) -> None:
+    sent, marker = messages(5), message()
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, *sent)
+        await take_and_ack(deliveries, 5)
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, marker)
+        assert await take_until(deliveries, marker) == []
+
+
+async def test_what_is_not_settled_comes_again_after_closing(transport: Transport) -> None:
+    first, second, third = sent = messages(3)
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, *sent)
+        taken = await take(deliveries, 2)
+        await taken[0].ack()
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        again = await take(deliveries, 2)
+    assert ids(again) == [second.event_id, third.event_id]
+    assert again[0].attempt > 1
+    assert first.event_id not in ids(again)
+
+
+async def test_another_consumer_of_the_group_takes_over_what_one_left(bus: Bus, transport: Transport) -> None:
+    sent = message()
+    async with bus.transport() as other, other.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, sent)
+        await take(deliveries, 1)
+        async with transport.subscribe("#", group="workers", prefetch=5) as survivor:
+            waiting = asyncio.ensure_future(anext(survivor))
+            await other.__aexit__(None, None, None)
+            delivery = await soon(waiting)
+            assert delivery.message == sent
+            assert delivery.attempt > 1
+            await delivery.ack()
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_a_retry_comes_after_its_delay_and_holds_up_nobody(transport: Transport, group: str | None) -> None:
+    failing, other = messages(2)
+    async with transport.subscribe("#", group=group, prefetch=1) as deliveries:
+        await publish(transport, failing, other)
+        (delivery,) = await take(deliveries, 1)
+        asked = time.monotonic()
+        await delivery.retry(0.5)
+        assert ids(await take_and_ack(deliveries, 1)) == [other.event_id]
+        (again,) = await take(deliveries, 1)
+        assert again.message == failing
+        assert again.attempt == 2
+        assert time.monotonic() - asked >= 0.5
+        await again.ack()
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_a_retry_without_delay_comes_again(transport: Transport, group: str | None) -> None:
+    sent = message()
+    async with transport.subscribe("#", group=group, prefetch=1) as deliveries:
+        await publish(transport, sent)
+        for attempt in (1, 2, 3):
+            (delivery,) = await take(deliveries, 1)
+            assert (delivery.message, delivery.attempt) == (sent, attempt)
+            await delivery.retry(0)
+
+
+async def test_a_retry_concerns_its_own_group_only(transport: Transport) -> None:
+    sent, marker = message(), message()
+    async with (
+        transport.subscribe("#", group="one", prefetch=5) as one,
+        transport.subscribe("#", group="two", prefetch=5) as two,
+    ):
+        await publish(transport, sent)
+        await take_and_ack(two, 1)
+        (delivery,) = await take(one, 1)
+        await delivery.retry(0)
+        assert ids(await take_and_ack(one, 1)) == [sent.event_id]
+        await publish(transport, marker)
+        assert await take_until(two, marker) == []
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_a_dead_letter_does_not_come_again(transport: Transport, group: str | None) -> None:
+    poison, marker = messages(2)
+    async with transport.subscribe("#", group=group, prefetch=5) as deliveries:
+        await publish(transport, poison)
+        (delivery,) = await take(deliveries, 1)
+        await delivery.dead_letter("cannot be read: \x00 é")
+        await publish(transport, marker)
+        assert await take_until(deliveries, marker) == []
+    assert await transport.get(poison.event_id) == poison
+
+
+async def test_a_dead_letter_is_dead_for_later_consumers_too(transport: Transport) -> None:
+    poison, marker = messages(2)
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, poison)
+        (delivery,) = await take(deliveries, 1)
+        await delivery.dead_letter("poison")
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, marker)
+        assert await take_until(deliveries, marker) == []
+
+
+async def test_a_delivery_is_settled_once(transport: Transport) -> None:
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, message())
+        (delivery,) = await take(deliveries, 1)
+        await delivery.ack()
+        with pytest.raises(NotOpen):
+            await delivery.ack()
+        with pytest.raises(NotOpen):
+            await delivery.retry(0)
+        with pytest.raises(NotOpen):
+            await delivery.dead_letter("twice")
+
+
+async def test_an_error_in_the_consumer_leaves_the_subscription_unwrapped(transport: Transport) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with transport.subscribe("#", group="workers", prefetch=5):
+            raise ZeroDivisionError
+
+
+async def test_a_large_body_reaches_a_consumer(transport: Transport) -> None:
+    sent = message(body=b"\x00" * 1_048_576)
+    async with transport.subscribe("#", group="workers", prefetch=2) as deliveries:
+        await publish(transport, sent)
+        assert (await take_and_ack(deliveries, 1))[0].body == sent.body
+
+
+async def test_closing_wakes_a_consumer_that_waits(bus: Bus) -> None:
+    transport = bus.transport()
+    await transport.__aenter__()
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await publish(transport, message())
+        await soon(waiting)
+        waiting = asyncio.ensure_future(anext(deliveries))
+        await transport.__aexit__(None, None, None)
+        with pytest.raises(NotOpen):
+            await soon(waiting)
