@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Bloodbank",
         summary="An event bus for agent pipelines that knows what caused what",
         description=DESCRIPTION,
-        version=version("bloodbank"),
+        version=health.VERSION,
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,

@@ -17,6 +17,7 @@ from bloodbank.http.bus import Bus, bus_of
 from bloodbank.http.shapes import Health, Live, Readiness
 
 CHECK_TIMEOUT_SECONDS = 2.0
+VERSION = version("bloodbank")
 
 router = APIRouter(tags=["health"])
 
@@ -34,7 +35,7 @@ async def read_health(request: Request) -> Response:
     answer = {
         "ok": True,
         "service": settings.service_name,
-        "version": version("bloodbank"),
+        "version": VERSION,
         "environment": settings.environment,
     }
     return Response(orjson.dumps(answer), media_type="application/json")

@@ -8,6 +8,7 @@ RequestRefused                the request is at fault                           
 ├── ScopeMissing              the key may not do this                                   403
 ├── LoopbackOnly              no keys are set and the client is not on this machine     403
 ├── WebhookSecretMissing      the webhook cannot be verified: no secret is set          403
+├── SchemaNotFound            no payload model is registered for the type               404
 ├── BodyTimeout               the body did not arrive in time                           408
 ├── BodyTooLarge              the body is over its limit                                413
 │   └── BatchTooLarge         more events than one request may bring                    413
