@@ -192,7 +192,7 @@ async def test_a_password_with_special_characters_opens(own_server: RedisServer)
     async with Redis.from_url(own_server.url) as client:
         await client.config_set("requirepass", password)
     parts = Settings(  # pyright: ignore
-        _env_file=None, redis_host="127.0.0.1", redis_port=own_server.port, redis_password=password
+        _env_file=None, redis_url=None, redis_host="127.0.0.1", redis_port=own_server.port, redis_password=password
     )
     async with RedisStore(parts) as store:
         await store.check()

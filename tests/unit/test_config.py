@@ -1,0 +1,212 @@
+"""Settings: each by its variable, wrong ones by their name, and secrets nowhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from bloodbank.config import Scope, load_settings, redact_url, unknown_variables, variable_names
+from bloodbank.errors import ConfigurationError
+
+# Each setting: a value of its variable, what the setting becomes, and a value that is wrong (None: any text will do).
+SAMPLES: dict[str, tuple[str, Any, str | None]] = {
+    "RABBIT_URL": ("amqp://u:p@h:5672/v", SecretStr("amqp://u:p@h:5672/v"), "http://h"),
+    "EXCHANGE_NAME": ("ex", "ex", "x" * 128),
+    "REDIS_URL": ("rediss://h", SecretStr("rediss://h"), "redis://"),
+    "REDIS_HOST": ("h", "h", None),
+    "REDIS_PORT": ("1234", 1234, "0"),
+    "REDIS_DB": ("3", 3, "-1"),
+    "REDIS_PASSWORD": ("pw", SecretStr("pw"), None),
+    "CORRELATION_TTL_DAYS": ("0.5", 0.5, "0"),
+    "HTTP_HOST": ("0.0.0.0", "0.0.0.0", None),
+    "HTTP_PORT": ("80", 80, "65536"),
+    "SERVICE_NAME": ("svc", "svc", "a\nb"),
+    "ENVIRONMENT": ("production", "production", None),
+    "BLOODBANK_DATA_DIR": ("/var/lib/bb", Path("/var/lib/bb"), None),
+    "BLOODBANK_URL": ("http://h:1", "http://h:1", "h:1"),
+    "BLOODBANK_KEY": ("key", SecretStr("key"), None),
+    "BLOODBANK_CORRELATION_TRACKING": ("false", False, "perhaps"),
+    "BLOODBANK_API_KEYS": (
+        "key-one1:publish+read, key:two2:admin",
+        {"key-one1": {Scope.PUBLISH, Scope.READ}, "key:two2": {Scope.ADMIN}},
+        "key-one1:fly",
+    ),
+    "BLOODBANK_ALLOW_ANONYMOUS": ("true", True, "perhaps"),
+    "BLOODBANK_FIREFLIES_SECRETS": ("one, two,", (SecretStr("one"), SecretStr("two")), None),
+    "BLOODBANK_FIREFLIES_ALLOW_UNSIGNED": ("1", True, "perhaps"),
+    "BLOODBANK_UNKNOWN_EVENT_TYPES": ("refuse", "refuse", "ignore"),
+    "BLOODBANK_BODY_LIMIT_BYTES": ("2048", 2048, "1023"),
+    "BLOODBANK_BATCH_BODY_LIMIT_BYTES": ("2048", 2048, "1023"),
+    "BLOODBANK_BATCH_LIMIT": ("5", 5, "0"),
+    "BLOODBANK_JSON_DEPTH_LIMIT": ("8", 8, "201"),
+    "BLOODBANK_PUBLISH_TIMEOUT_SECONDS": ("0.5", 0.5, "0"),
+    "BLOODBANK_CONNECT_TIMEOUT_SECONDS": ("0.5", 0.5, "301"),
+    "BLOODBANK_CORRELATION_TIMEOUT_SECONDS": ("0.5", 0.5, "1.1"),
+    "BLOODBANK_QUERY_TIMEOUT_SECONDS": ("0.5", 0.5, "nan"),
+    "BLOODBANK_BREAKER_FAILURE_THRESHOLD": ("1", 1, "0"),
+    "BLOODBANK_BREAKER_RESET_SECONDS": ("0.5", 0.5, "-1"),
+    "BLOODBANK_TRACKER_QUEUE_LIMIT": ("5", 5, "0"),
+    "BLOODBANK_TRACKER_BATCH_LIMIT": ("5", 5, "0"),
+    "BLOODBANK_LINEAGE_DEPTH_LIMIT": ("5", 5, "0"),
+    "BLOODBANK_LINEAGE_NODE_LIMIT": ("5", 5, "1.5"),
+    "BLOODBANK_PAGE_LIMIT": ("5", 5, "many"),
+    "BLOODBANK_SCAN_LIMIT": ("500", 500, "99"),
+    "BLOODBANK_LOG_RETENTION_DAYS": ("1.5", 1.5, "inf"),
+    "BLOODBANK_LEASE_SECONDS": ("2", 2.0, "0.5"),
+    "BLOODBANK_POLL_SECONDS": ("0.5", 0.5, "0"),
+    "BLOODBANK_REDIS_PREFIX": ("my-bus.1", "my-bus.1", "a:b"),
+    "BLOODBANK_LOG_LEVEL": ("DEBUG", "DEBUG", "LOUD"),
+}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of the machine, and no `.env` of the folder, is seen here."""
+    for name in [*variable_names(), *(name for name in os.environ if name.startswith("BLOODBANK_"))]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_setting_has_a_sample_here() -> None:
+    assert list(SAMPLES) == list(variable_names())
+
+
+@pytest.mark.parametrize("variable", SAMPLES)
+def test_each_setting_is_read_from_its_variable(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, expected, _ = SAMPLES[variable]
+    field = variable_names()[variable]
+    assert getattr(load_settings(), field) != expected, "the sample is not the default"
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), field) == expected
+    assert load_settings(**{field: expected}) == load_settings()
+
+
+@pytest.mark.parametrize("variable", [name for name, (_, _, wrong) in SAMPLES.items() if wrong is not None])
+def test_each_wrong_value_names_its_variable_and_is_not_repeated(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = SAMPLES[variable][2]
+    assert wrong is not None
+    monkeypatch.setenv(variable, wrong)
+    with pytest.raises(ConfigurationError, match=rf"^Wrong setting\. {variable}: .*start again\.$"):
+        load_settings()
+
+
+def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PORT", "x")
+    monkeypatch.setenv("BLOODBANK_LOG_LEVEL", "x")
+    with pytest.raises(ConfigurationError, match=r"HTTP_PORT: .*; BLOODBANK_LOG_LEVEL: "):
+        load_settings()
+
+
+@pytest.mark.parametrize("variable", SAMPLES)
+def test_an_empty_variable_is_as_good_as_none(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = load_settings()
+    monkeypatch.setenv(variable, "")
+    assert load_settings() == default
+
+
+def test_settings_stand_in_an_env_file_and_the_environment_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("HTTP_PORT=1111\nSERVICE_NAME=from-file\nSOMETHING_ELSE=1\n")
+    monkeypatch.setenv("HTTP_PORT", "2222")
+    settings = load_settings()
+    assert (settings.http_port, settings.service_name) == (2222, "from-file")
+
+
+def test_a_wrong_value_in_an_env_file_names_its_variable() -> None:
+    Path(".env").write_text("HTTP_PORT=lots\n")
+    with pytest.raises(ConfigurationError, match="HTTP_PORT"):
+        load_settings()
+
+
+def test_secrets_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("REDIS_PASSWORD", "BLOODBANK_KEY", "BLOODBANK_FIREFLIES_SECRETS"):
+        monkeypatch.setenv(variable, "hush-hush")
+    monkeypatch.setenv("BLOODBANK_API_KEYS", "hush-hush:admin")
+    monkeypatch.setenv("RABBIT_URL", "amqp://user:hush-hush@h/")
+    monkeypatch.setenv("REDIS_URL", "redis://:hush-hush@h/")
+    settings = load_settings()
+    assert "hush-hush" not in f"{settings!r}{settings!s}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RABBIT_URL", "http://user:hush-hush@h/"),
+        ("RABBIT_URL", "amqp://user:hush-hush@h:port/"),
+        ("REDIS_URL", "hush-hush"),
+        ("BLOODBANK_API_KEYS", "hush-hush:fly"),
+        ("BLOODBANK_API_KEYS", "hush-hush"),
+        ("BLOODBANK_API_KEYS", "hush-hu:admin"),
+    ],
+)
+def test_a_wrong_secret_is_not_repeated(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigurationError, match=variable) as caught:
+        load_settings()
+    assert "hush" not in str(caught.value) + caplog.text
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().http_port = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_home_folder_is_meant_by_a_tilde() -> None:
+    assert load_settings(data_dir="~/bb").data_dir == Path.home() / "bb"
+
+
+def test_variables_that_are_no_setting_are_found() -> None:
+    environment = {"BLOODBANK_REDIS_PREFIX": "x", "BLOODBANK_REDIS_PREFX": "x", "HOME": "/", "BLOODBANK_A": ""}
+    assert unknown_variables(environment) == ["BLOODBANK_A", "BLOODBANK_REDIS_PREFX"]
+
+
+def test_variables_of_the_process_are_looked_at_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_MISSPELT", "1")
+    assert "BLOODBANK_MISSPELT" in unknown_variables()
+
+
+def test_without_redis_there_is_no_address() -> None:
+    assert load_settings(redis_password=SecretStr("pw")).redis_address() is None
+
+
+def test_the_url_goes_before_the_host() -> None:
+    settings = load_settings(redis_url="redis://one/1", redis_host="two")
+    assert settings.redis_address() == "redis://one/1"
+
+
+@pytest.mark.parametrize(
+    ("parts", "address"),
+    [
+        ({"redis_host": "h"}, "redis://h:6379/0"),
+        ({"redis_host": "h", "redis_port": 7000, "redis_db": 2}, "redis://h:7000/2"),
+        ({"redis_host": "::1"}, "redis://[::1]:6379/0"),
+        ({"redis_host": "h", "redis_password": "p@s:s/w#?% ü"}, "redis://:p%40s%3As%2Fw%23%3F%25%20%C3%BC@h:6379/0"),
+    ],
+)
+def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -> None:
+    assert load_settings(**parts).redis_address() == address
+
+
+@pytest.mark.parametrize(
+    ("url", "redacted"),
+    [
+        ("amqp://user:pass@h:5672/v", "amqp://h:5672/v"),
+        ("redis://:p%40ss@[::1]:6379/0?password=x#y", "redis://[::1]:6379/0"),
+        ("redis://h", "redis://h"),
+        ("amqp://user:pa:ss@w0rd@h/", "amqp://h/"),
+        ("redis://:pw@h:port/", "(not a URL)"),
+        ("redis://:pw@[h/", "(not a URL)"),
+    ],
+)
+def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
+    assert redact_url(url) == redacted
