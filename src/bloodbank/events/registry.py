@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "bloodbank.events"
 """Packages name modules under this entry point; loading one registers the models in it."""
 
+MOST_PROBLEMS = 1000
+
 Model = TypeVar("Model", bound=type[BaseModel])
 
 
@@ -62,7 +64,7 @@ class EventRegistry:
     def _validate_unknown(self, event_type: str, payload: object) -> BaseModel | dict[str, object]:
         if not self._accept_unknown:
             raise UnknownEventType(
-                f"No model is registered for {event_type!r}, and unknown types are refused. "
+                f"No model is registered for {event_type[:255]!r}, and unknown types are refused. "
                 "Register one, or set BLOODBANK_UNKNOWN_EVENT_TYPES=accept."
             )
         if isinstance(payload, BaseModel):
@@ -70,7 +72,7 @@ class EventRegistry:
         if isinstance(payload, dict):
             return cast("dict[str, object]", payload)
         raise InvalidEvent(
-            f"The payload of {event_type!r} must be a JSON object.", [("payload", "Input should be an object")]
+            f"The payload of {event_type[:255]!r} must be a JSON object.", [("payload", "Input should be an object")]
         )
 
 
@@ -108,13 +110,21 @@ def load_plugins() -> list[str]:
 
 
 def invalid_event(error: ValidationError, event_type: str, *prefix: str) -> InvalidEvent:
-    """Turn pydantic's error into InvalidEvent, with a dotted path for each problem and no input echoed."""
+    """Turn pydantic's error into InvalidEvent, with a dotted path for each problem and no input echoed.
+
+    Above MOST_PROBLEMS they are only counted: a body of 1 MiB can be wrong in half a million places, and
+    listing those takes seconds.
+    """
+    if error.error_count() > MOST_PROBLEMS:
+        message = f"{error.error_count()} values are wrong, too many to list"
+        path = ".".join(prefix)
+        return InvalidEvent(f"Invalid {event_type[:255]} event: {message}. Nothing was published.", [(path, message)])
     problems = [
         (".".join([*prefix, *map(str, problem["loc"])]), problem["msg"].removeprefix("Value error, "))
         for problem in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     listed = "; ".join(f"{path or 'event'}: {message}" for path, message in problems[:5])
-    return InvalidEvent(f"Invalid {event_type} event. {listed}. Nothing was published.", problems)
+    return InvalidEvent(f"Invalid {event_type[:255]} event. {listed}. Nothing was published.", problems)
 
 
 def utc_now() -> datetime:
