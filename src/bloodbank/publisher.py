@@ -106,7 +106,8 @@ class Publisher:
         async with AsyncExitStack() as stack:
             transport, tracker = self._given_transport, self._given_tracker
             if transport is None or (self._tracking and tracker is None):
-                backends = wiring.build(self._settings, tracking=self._tracking)
+                # In a thread, since it imports the backends that are chosen.
+                backends = await asyncio.to_thread(wiring.build, self._settings, tracking=self._tracking)
                 transport = transport or await stack.enter_async_context(backends.transport)
                 if self._tracking and tracker is None and backends.tracker is not None:
                     tracker = await stack.enter_async_context(backends.tracker)
