@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Self
 from uuid import UUID
 
 from bloodbank.errors import StoreUnavailable
@@ -29,7 +30,7 @@ class FaultyStore:
         if self.mode == "bug":
             raise ZeroDivisionError("a bug in a store")
 
-    async def __aenter__(self) -> FaultyStore:
+    async def __aenter__(self) -> Self:
         await self._gate()
         await self.store.__aenter__()
         return self
