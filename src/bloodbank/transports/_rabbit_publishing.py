@@ -166,14 +166,14 @@ def _failure(error: Exception, channel: _OpenChannel | None, routing_key: str, b
     meaning = meaning_of(error)
     if channel is None or meaning is Meaning.NOT_SENT:
         return TransportUnavailable(f"The event was not sent: {explain(error)}. Try again.")
-    if meaning is Meaning.REFUSED and _is_refused(str(error), routing_key, body, channel.in_flight_at_end == 1):
+    if meaning is Meaning.REFUSED and is_refused(str(error), routing_key, body, alone=channel.in_flight_at_end == 1):
         return PublishRejected(f"RabbitMQ refused the event, and it is not stored: {explain(error)}.")
     if meaning is Meaning.NOT_CONFIRMED:
         return PublishUnknown(f"RabbitMQ did not confirm the event: {explain(error)}. {_SAME_ID_IS_SAFE}")
     return _lost(channel, explain(error))
 
 
-def _is_refused(reason: str, routing_key: str, body: bytes, alone: bool) -> bool:
+def is_refused(reason: str, routing_key: str, body: bytes, *, alone: bool) -> bool:
     """Say whether the broker, which closed the channel for `reason`, meant this message.
 
     It names no message. Others that were in flight on the channel may be stored, or may have been thrown away.
