@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,18 +33,36 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[dict[str, str], int]]:
-    """Run `bb serve` as a process. Yield the environment it shares with the document, and its port."""
-    port = free_port()
-    env = environment(tmp_path)
-    log = tmp_path / "serve.log"
-    process = OwnedProcess(["bb", "serve"], env=env | {"HTTP_PORT": str(port)}, cwd=tmp_path, log=log)
+@dataclass(frozen=True)
+class Place:
+    """Where a document's commands run. shown: pairs of what a page shows and what is there in its stead."""
+
+    folder: Path
+    env: dict[str, str]
+    shown: list[tuple[str, str]]
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Place]:
+    """Run `bb serve` as a process of its own, whose bus and port the environment of the place names too."""
+    env = environment(folder) | {"HTTP_PORT": str(free_port())}
+    port = int(env["HTTP_PORT"])
+    log = folder / "serve.log"
+    process = OwnedProcess(["bb", "serve"], env=env, cwd=folder, log=log)
     try:
         wait_until(lambda: _answers(process, port, log), seconds=30, what="start of bb serve")
-        yield env, port
+        shown = [(f"{host}:8682", f"{host}:{port}") for host in ("localhost", "127.0.0.1")]
+        shown += [("~/.local/share/bloodbank", env["BLOODBANK_DATA_DIR"])]
+        yield Place(folder, env, shown)
     finally:
         process.end(signal.SIGTERM, seconds=10)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A folder with a running server."""
+    with serving(tmp_path) as place:
+        yield place
 
 
 def _answers(process: OwnedProcess, port: int, log: Path) -> bool:

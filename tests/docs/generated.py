@@ -1,4 +1,4 @@
-"""The tables in docs/ that are written from the code: settings, dotenv example, public names.
+"""The tables in docs/ that are written from the code: settings, dotenv example, public names, problem codes.
 
 `python -m tests.docs.generated` writes them; the tests compare.
 """
@@ -18,11 +18,14 @@ from pydantic.fields import FieldInfo
 
 import bloodbank
 from bloodbank.config import Settings
+from bloodbank.errors import BloodbankError, PublishError, Unavailable
+from bloodbank.http import problems
 from tests.docs.markdown import ROOT
 
 REGENERATE = "Run `.venv/bin/python -m tests.docs.generated` and commit what it writes."
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 PUBLIC_NAMES = ROOT / "docs" / "api.md"
+HTTP = ROOT / "docs" / "http.md"
 DOTENV = ROOT / ".env.example"
 
 _BOUNDS = {annotated_types.Ge: "≥ ", annotated_types.Gt: "> ", annotated_types.Le: "≤ ", annotated_types.Lt: "< "}
@@ -66,6 +69,13 @@ def names_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def codes_table() -> str:
+    """Return the table of the problem codes of our errors, by status."""
+    rows = {(row.status, error.code, row.title) for error, row in problems.TABLE.items() if _own_code(error)}
+    listed = [f"| {status} | `{code}` | {title} |" for status, code, title in sorted(rows)]
+    return "\n".join(["| status | code | title |", "| --- | --- | --- |", *listed]) + "\n"
+
+
 def summary(name: str) -> str:
     """Return the first sentence or line of the docstring of a public name; constants show their value."""
     value: object = getattr(bloodbank, name)
@@ -87,6 +97,11 @@ def write(path: Path, name: str, text: str) -> None:
     begin, end = _markers(name)
     before, _, rest = path.read_text().partition(begin)
     path.write_text(before + begin + text + end + rest.partition(end)[2])
+
+
+def _own_code(error: type[BloodbankError]) -> bool:
+    """Say whether callers can meet this code: bases whose children have codes of their own are not raised."""
+    return "code" in vars(error) and error not in (BloodbankError, PublishError, Unavailable)
 
 
 def _markers(name: str) -> tuple[str, str]:
@@ -135,4 +150,5 @@ def _without_none(annotation: Any) -> Any:
 if __name__ == "__main__":
     write(CONFIGURATION, "settings", settings_table())
     write(PUBLIC_NAMES, "names", names_table())
+    write(HTTP, "codes", codes_table())
     DOTENV.write_text(dotenv())

@@ -5,6 +5,8 @@ A note is an HTML comment on the line before the fence, so that readers of the p
     <!-- test: not run: REASON -->        the block is shown and not executed; the reason is required
     <!-- test: raises NotOpen -->         the Python block ends with this error
     <!-- test: needs rabbit -->           the block needs a RabbitMQ server
+    <!-- test: output -->                 the text is what the Python block before it prints
+    <!-- test: exits 3 -->                the shell commands end with this exit code
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """Runs the Python blocks of one Markdown file, in order and in one namespace, as the asyncio REPL would.
 
 `python -m tests.docs.runner FILE`, in a folder of one's own. A traceback names the line of the Markdown file.
-Blocks that need RabbitMQ see RABBIT_URL; it comes from TEST_RABBIT_URL.
+Blocks that need RabbitMQ see RABBIT_URL; it comes from TEST_RABBIT_URL. A `text` block noted as output is
+compared with what the Python block before it printed.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
+import io
 import linecache
 import os
 import sys
@@ -18,6 +21,7 @@ from pathlib import Path
 from tests.docs.markdown import Block, blocks
 
 RABBIT = "needs rabbit"
+OUTPUT = "output"
 
 
 async def run(path: Path) -> int:
@@ -26,13 +30,18 @@ async def run(path: Path) -> int:
     module = types.ModuleType("document")
     sys.modules[module.__name__] = module
     count = 0
+    printed = ""
     for block in blocks(path):
+        if block.note == OUTPUT and printed != block.text:
+            raise AssertionError(f"{block.place}: the page shows another output than\n{printed}")
         if block.language != "python" or block.reason_not_to_run:
             continue
         os.environ.pop("RABBIT_URL", None)
         if block.note == RABBIT:
             os.environ["RABBIT_URL"] = os.environ["TEST_RABBIT_URL"]
-        await _execute(block, module)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            await _execute(block, module)
+        printed = output.getvalue()
         count += 1
     return count
 
@@ -42,11 +51,13 @@ async def _execute(block: Block, module: types.ModuleType) -> None:
     source = "\n" * (block.line - 1) + block.text
     linecache.cache[block.place] = (len(source), None, source.splitlines(keepends=True), block.place)
     code = compile(source, block.place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    function = types.FunctionType(code, vars(module))
     try:
-        # With a top-level await the code object is that of a coroutine; FunctionType runs both kinds.
-        result = types.FunctionType(code, vars(module))()
-        if inspect.isawaitable(result):
-            await result
+        if code.co_flags & inspect.CO_COROUTINE:
+            await function()
+        else:
+            # In a thread there is no running loop, so that a script may call asyncio.run.
+            await asyncio.to_thread(function)
     except Exception as error:
         if type(error).__name__ != block.expected_error:
             raise

@@ -7,9 +7,13 @@ lines. Ids, times and durations differ from run to run: see `normal`.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shlex
+import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +21,16 @@ from tests.docs.markdown import Block, blocks
 
 LANGUAGES = ("sh", "console")
 TRIMMED = "[…]"
+LONGEST_SECONDS = 100.0
 _MARK = "@@ends with"
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
-_SHORT_ID = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,32}\b")
+_SHORT_ID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){1,3}\b")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?")
 _CLOCK = re.compile(r"\b\d\d:\d\d:\d\d(\.\d+)?\b")
-_TOOK = re.compile(r"\b\d+(\.\d+)? (ms|s)\b")
+_TOOK = re.compile(r"\b\d+(\.\d+)? (ms|s|GB|MB)\b")
+_PORT = re.compile(r"127\.0\.0\.1:\d+")
+_FOLDER = re.compile(r"/\S*?/bloodbank-demo-\w+")
+_GAP = re.compile(r"(?<=[\w)>]) {2,}(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -54,32 +62,58 @@ def commands(path: Path) -> list[Command]:
             continue
         for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
             lines = part.splitlines(keepends=True)
-            ends = next(number for number, line in enumerate(lines, 1) if not line.endswith("\\\n"))
+            ends = next(number for number in range(1, len(lines) + 1) if _is_whole("".join(lines[:number])))
             found.append(Command(block, "".join(lines[:ends]), "".join(lines[ends:])))
     return found
 
 
-def run(path: Path, *, env: Mapping[str, str], cwd: Path, replace: Mapping[str, str]) -> list[Outcome]:
-    """Run the commands of a file. replace: texts, such as addresses, that differ in the tests."""
-    todo = commands(path)
+def run(
+    todo: Sequence[Command], *, env: Mapping[str, str], cwd: Path, shown: Sequence[tuple[str, str]] = ()
+) -> list[Outcome]:
+    """Run commands in one bash. shown: pairs of what a page shows, such as an address, and what it is here."""
     script = "".join(
         f"{{ {command.text.rstrip()}\n}} 2>&1 </dev/null\nprintf '\\n%s %d\\n' '{_MARK}' $?\n" for command in todo
     )
-    for shown, real in replace.items():
-        script = script.replace(shown, real)
-    done = subprocess.run(
-        ["bash", "-u", "-c", script], env=dict(env), cwd=cwd, capture_output=True, text=True, timeout=90, check=False
-    )
-    parts = re.split(rf"\n{_MARK} (\d+)\n", done.stdout)
+    for page, here in shown:
+        script = script.replace(page, here)
+    printed, errors = _bash(script, env, cwd)
+    parts = re.split(rf"\n{_MARK} (\d+)\n", printed)
     if len(parts) != 2 * len(todo) + 1:
-        raise AssertionError(f"{path.name}: the script ended early\n{done.stdout}{done.stderr}")
+        raise AssertionError(f"{todo[0].block.path.name}: the script ended early\n{printed}{errors}")
     outcomes: list[Outcome] = []
     for number, command in enumerate(todo):
         output = parts[2 * number]
-        for shown, real in replace.items():
-            output = output.replace(real, shown)
+        for page, here in shown:
+            output = output.replace(here, page)
         outcomes.append(Outcome(command, int(parts[2 * number + 1]), output))
     return outcomes
+
+
+def _bash(script: str, env: Mapping[str, str], cwd: Path) -> tuple[str, str]:
+    """Run a script; end whatever it has started when it takes too long. Return what it printed."""
+    with subprocess.Popen(
+        ["bash", "-u", "-c", script],
+        env=dict(env),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.communicate(timeout=LONGEST_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _is_whole(text: str) -> bool:
+    """Say whether a command ends here: no backslash at the end, no open quote."""
+    try:
+        shlex.split(text, comments=True)
+    except ValueError:
+        return False
+    return not text.endswith("\\\n")
 
 
 def expected_code(block: Block) -> int:
@@ -94,7 +128,7 @@ def fits(expected: str, output: str) -> bool:
 
 
 def normal(text: str) -> str:
-    """Replace what differs from run to run: ids by their order of appearance, times, durations, spaces at ends."""
+    """Replace what differs from run to run: ids (by order of appearance), times, amounts, ports, column widths."""
     seen: dict[str, str] = {}
 
     def name(match: re.Match[str]) -> str:
@@ -103,6 +137,7 @@ def normal(text: str) -> str:
     text = _TIME.sub("<time>", text)
     text = _CLOCK.sub("<time>", text)
     text = _SHORT_ID.sub(name, _UUID.sub(name, text))
-    text = _TOOK.sub("<duration>", text)
-    lines = [line.rstrip() for line in text.splitlines()]
+    text = _FOLDER.sub("<folder>", _PORT.sub("<address>", _TOOK.sub("<amount>", text)))
+    # Columns move with the width of what stands in them.
+    lines = [_GAP.sub("  ", line.rstrip()) for line in text.splitlines()]
     return "\n".join(lines).strip("\n") + "\n"

@@ -49,7 +49,7 @@ def test_blocks_name_a_language_that_the_tests_know() -> None:
 
 
 def test_notes_are_ones_that_the_tests_know() -> None:
-    beginnings = ("", "not run: ", "raises ", "needs rabbit", "exits ")
+    beginnings = ("", "not run: ", "raises ", "needs rabbit", "exits ", "output")
     unknown = {
         block.place
         for path in documents()

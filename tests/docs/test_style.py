@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.docs.markdown import ROOT, documents
 
-MOST_LINES_A_FILE = 600
+MOST_LINES_A_FILE = {"src": 600, "tests": 800}
 MOST_LINES_A_FUNCTION = 60
 NOTES_TO_SELF = re.compile(r"\b(TODO|FIXME|XXX)\b")
 EMPTY_WORDS = re.compile(
@@ -45,7 +45,7 @@ def _functions(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_no_file_is_longer_than_one_sitting() -> None:
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in _source_files()}
-    assert {path: length for path, length in lengths.items() if length > MOST_LINES_A_FILE} == {}
+    assert {path: length for path, length in lengths.items() if length > MOST_LINES_A_FILE[path.parts[0]]} == {}
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
@@ -64,7 +64,8 @@ def test_no_notes_to_self() -> None:
 
 
 def test_no_words_that_say_nothing() -> None:
-    assert [(str(path), found[0]) for path, text in _texts() for found in EMPTY_WORDS.finditer(text)] == []
+    read_by_users = [(path, text) for path, text in _texts() if path.parts[0] != "tests"]
+    assert [(str(path), found[0]) for path, text in read_by_users for found in EMPTY_WORDS.finditer(text)] == []
 
 
 def test_no_path_of_somebody_elses_machine() -> None:
