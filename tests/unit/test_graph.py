@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import networkx as nx
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,13 +86,15 @@ def parents_of(draw: st.DrawFn, *, circles: bool = False) -> dict[int, list[int]
 
     Some events are only named, never seen.
     """
-    size = draw(st.integers(1, 12))
+    size, density = draw(st.integers(1, 12)), draw(st.sampled_from([0.1, 0.2, 0.4]))
+    # From one number, since drawing each edge takes longer than all that is tested with it.
+    chance = random.Random(draw(st.integers(0, 2**32)))
     found: dict[int, list[int]] = {}
     for child in range(1, size + 1):
         candidates = range(1, size + 1) if circles else range(1, child)
-        parents = draw(st.lists(st.sampled_from(candidates), max_size=3, unique=True)) if candidates else []
-        if draw(st.integers(0, 7)):
-            found[child] = parents
+        parents = [parent for parent in candidates if chance.random() < density]
+        if chance.random() < 0.9:
+            found[child] = chance.sample(parents, len(parents))
     return found or {1: []}
 
 
@@ -119,7 +121,7 @@ def distances(graph: nx.DiGraph, focus: int, direction: Direction) -> dict[int, 
 DIRECTIONS = st.sampled_from(Direction)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(), DIRECTIONS, st.data())
 def test_a_walk_is_what_networkx_finds(
     parents: dict[int, list[int]], direction: Direction, data: st.DataObject
@@ -139,7 +141,7 @@ def test_a_walk_is_what_networkx_finds(
     assert not graph.truncated.limit
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(circles=True), DIRECTIONS, st.data())
 def test_circles_end_and_hide_nothing(parents: dict[int, list[int]], direction: Direction, data: st.DataObject) -> None:
     expected = reference(parents)
@@ -150,7 +152,7 @@ def test_circles_end_and_hide_nothing(parents: dict[int, list[int]], direction: 
     assert graph.cycle is not nx.is_directed_acyclic_graph(expected.subgraph(found))
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(), st.permutations(range(13)), st.data())
 def test_parents_come_first_and_ties_go_by_time_then_id(
     parents: dict[int, list[int]], order: list[int], data: st.DataObject
@@ -165,7 +167,7 @@ def test_parents_come_first_and_ties_go_by_time_then_id(
     assert ints(graph.ids) == list(by_rank)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(), DIRECTIONS, st.integers(1, 4), st.data())
 def test_max_depth_cuts_by_hops_and_says_where(
     parents: dict[int, list[int]], direction: Direction, max_depth: int, data: st.DataObject
@@ -180,7 +182,7 @@ def test_max_depth_cuts_by_hops_and_says_where(
     assert set(ints(graph.truncated.frontier)) == open_ends(expected, graph, direction)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(), st.sampled_from([Direction.ANCESTORS, Direction.DESCENDANTS]), st.integers(1, 6), st.data())
 def test_limit_keeps_what_is_nearest_and_of_that_the_smaller_ids(
     parents: dict[int, list[int]], direction: Direction, limit: int, data: st.DataObject
@@ -195,7 +197,7 @@ def test_limit_keeps_what_is_nearest_and_of_that_the_smaller_ids(
     assert set(ints(graph.truncated.frontier)) == open_ends(expected, graph, direction)
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(), st.integers(1, 6), st.data())
 def test_limit_holds_in_both_directions_together(
     parents: dict[int, list[int]], limit: int, data: st.DataObject
@@ -224,7 +226,7 @@ def open_ends(expected: nx.DiGraph, graph: Graph, direction: Direction) -> set[i
     return ends
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(), st.sampled_from([Direction.ANCESTORS, Direction.DESCENDANTS]), st.integers(1, 3), st.data())
 def test_asking_the_frontier_yields_the_rest(
     parents: dict[int, list[int]], direction: Direction, max_depth: int, data: st.DataObject
@@ -286,12 +288,11 @@ def test_a_walk_asks_once_for_each_level_and_direction() -> None:
     ]
 
 
-@pytest.mark.parametrize("direction", [Direction.ANCESTORS, Direction.DESCENDANTS])
-def test_a_chain_of_ten_thousand_needs_no_recursion_and_no_square_of_time(direction: Direction) -> None:
+def test_a_chain_of_ten_thousand_needs_no_recursion_and_no_square_of_time() -> None:
     length = 10_000
     index = Index({1: []} | {child: [child - 1] for child in range(2, length + 1)})
     began = time.perf_counter()
-    graph = index.graph(length if direction is Direction.ANCESTORS else 1, direction)
+    graph = index.graph(length // 5, Direction.BOTH)
     assert time.perf_counter() - began < 3
     assert ints(graph.ids) == list(range(1, length + 1))
 
@@ -303,7 +304,7 @@ def test_ten_thousand_children_come_in_order() -> None:
     assert len(index.asked) == 2
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(parents_of(circles=True))
 def test_every_event_is_ordered_once_whatever_circles_there_are(parents: dict[int, list[int]]) -> None:
     index = Index(parents)
