@@ -236,16 +236,6 @@ async def test_closing_twice_is_closing_once(bus: Bus) -> None:
     await transport.__aexit__(None, None, None)
 
 
-async def test_a_closed_transport_can_be_opened_again(bus: Bus) -> None:
-    transport = bus.transport()
-    sent = messages(2)
-    async with transport:
-        await publish(transport, sent[0])
-    async with transport:
-        await publish(transport, sent[1])
-        assert ids(await whole_log(transport)) == ids(sent)
-
-
 @pytest.mark.parametrize("was_open", [False, True], ids=["before opening", "after closing"])
 async def test_use_of_what_is_not_open_says_so(bus: Bus, *, was_open: bool) -> None:
     transport = bus.transport()
