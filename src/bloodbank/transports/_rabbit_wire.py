@@ -6,7 +6,7 @@
     <base>.<group>.retry.<ms>   where deliveries wait before they come again to that group alone
     <base>.dead           quorum queue of what consumers set aside, with the reason
 
-`<base>` is the exchange's name without `.events.v1`.
+`<base>` is the exchange's name without `.events.v1`, with `bloodbank.` before a name that begins with `amq.`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class Names:
 
     @property
     def _base(self) -> str:
-        return self.exchange.removesuffix(EXCHANGE_SUFFIX) or self.exchange
+        base = self.exchange.removesuffix(EXCHANGE_SUFFIX) or self.exchange
+        # RabbitMQ keeps names that begin with "amq." to itself: on `amq.topic` the queues are `bloodbank.amq.topic.…`.
+        return f"bloodbank.{base}" if base.startswith("amq.") else base
 
 
 async def declare_topology(connection: Connection, names: Names, *, retention_days: float) -> None:
