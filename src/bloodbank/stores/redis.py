@@ -307,6 +307,8 @@ class RedisStore:
                 **parse_url(address),
                 # RESP2: with 3 the driver asks each new connection for notices that are of no use here.
                 "protocol": 2,
+                # Without this the driver looks its own version up on disk for each connection, on the event loop.
+                "driver_info": None,
                 "decode_responses": False,
                 "max_connections": MAX_CONNECTIONS,
                 "timeout": self._query_timeout,
