@@ -21,6 +21,19 @@ def require_bounds(settings: Settings, max_depth: int, limit: int) -> None:
         raise InvalidQuery(f"limit must be at most {settings.lineage_node_limit}.")
 
 
+def bounds_of(
+    settings: Settings, max_depth: int | None, limit: int | None, *, default_depth: int, default_limit: int
+) -> tuple[int, int]:
+    """Return the bounds of a question: those asked for, else the defaults, or less where the settings allow less.
+
+    Raises InvalidQuery as `require_bounds`.
+    """
+    depth = min(default_depth, settings.lineage_depth_limit) if max_depth is None else max_depth
+    nodes = min(default_limit, settings.lineage_node_limit) if limit is None else limit
+    require_bounds(settings, depth, nodes)
+    return depth, nodes
+
+
 def lineage_body(graph: Graph) -> bytes:
     """Return the JSON of a graph; see `LineageOut`."""
     truncated = graph.truncated

@@ -8,10 +8,10 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 
 from bloodbank.http import description
-from bloodbank.http.answers import require_bounds
+from bloodbank.http.answers import bounds_of
 from bloodbank.http.bus import bus_of
 from bloodbank.http.events import EventId
-from bloodbank.http.lineage import DEFAULT_LIMIT, Limit, MaxDepth
+from bloodbank.http.lineage import DEFAULT_LIMIT, Limit
 from bloodbank.http.shapes import ChainOut, CorrelationOut
 
 DEFAULT_DEPTH = 100
@@ -44,13 +44,13 @@ async def read_chain(
     request: Request,
     event_id: EventId,
     direction: Annotated[Literal["ancestors", "descendants"], Query(description="Causes or effects.")] = "ancestors",
-    max_depth: MaxDepth = DEFAULT_DEPTH,
-    limit: Limit = DEFAULT_LIMIT,
+    max_depth: Annotated[int | None, Query(ge=1, description="Most hops from the event; else 100.")] = None,
+    limit: Limit = None,
 ) -> Response:
     """Return the ids of an event and of its ancestors or descendants, parents before children."""
     bus = bus_of(request)
-    require_bounds(bus.settings, max_depth, limit)
-    graph = await bus.publisher.tracker.walk(event_id, direction, max_depth=max_depth, limit=limit)
+    hops, nodes = bounds_of(bus.settings, max_depth, limit, default_depth=DEFAULT_DEPTH, default_limit=DEFAULT_LIMIT)
+    graph = await bus.publisher.tracker.walk(event_id, direction, max_depth=hops, limit=nodes)
     answer = {
         "event_id": event_id,
         "direction": direction,

@@ -40,12 +40,13 @@ async def list_events(
     since: Annotated[AwareDatetime | None, Query(description="Accepted at or after; write + as %2B.")] = None,
     until: Annotated[AwareDatetime | None, Query(description="Accepted before; write + as %2B.")] = None,
     cursor: Annotated[str | None, Query(max_length=LONGEST_CURSOR, description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, description="Most events on the page.")] = DEFAULT_PAGE,
+    limit: Annotated[int | None, Query(ge=1, description="Most events on the page; else 50.")] = None,
 ) -> Response:
     """List the events of the log. A page may be short, or empty, and still have a `next`."""
     bus = bus_of(request)
     before = _position(cursor) if cursor is not None else None
-    page = await bus.log.page(pattern=type, since=since, until=until, before=before, limit=limit)
+    size = min(DEFAULT_PAGE, bus.settings.page_limit) if limit is None else limit
+    page = await bus.log.page(pattern=type, since=since, until=until, before=before, limit=size)
     items = [orjson.Fragment(event.envelope.model_dump_json()) for event in page.items]
     answer = {"items": items, "next": _cursor(page.next) if page.next is not None else None}
     return Response(orjson.dumps(answer), media_type="application/json")

@@ -69,6 +69,10 @@ def read_event(body: Mapping[str, Any], caller: Caller, registry: EventRegistry)
     # Version 2 wrote "1.0.0" there; its fields are those of 2.0.0.
     if fields.get("version") == "1.0.0":
         del fields["version"]
+    if not isinstance(fields.get("payload", {}), dict):
+        raise InvalidEvent(
+            "The payload must be a JSON object. Nothing was published.", [("payload", "Input should be an object")]
+        )
     fields.setdefault("source", caller.source)
     _add_parents(fields, caller.parents)
     if caller.idempotency_key is not None:

@@ -1,0 +1,89 @@
+"""The OpenAPI description: complete, and its examples work as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bloodbank.http.app import create_app
+from bloodbank.http.examples import EVENT_ID
+from tests.unit.http_app import api
+
+DESCRIPTION: dict[str, Any] = create_app().openapi()
+OPERATIONS = [
+    (method.upper(), path, operation)
+    for path, operations in DESCRIPTION["paths"].items()
+    for method, operation in operations.items()
+]
+
+
+def _references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        for name, value in part.items():
+            if name == "$ref":
+                yield value
+            else:
+                yield from _references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _references(value)
+
+
+def test_every_route_says_what_it_does_and_answers() -> None:
+    for method, path, operation in OPERATIONS:
+        assert operation["summary"], path
+        assert operation["description"], path
+        assert "default" in operation["responses"], path
+        success = [status for status in operation["responses"] if status.startswith("2")]
+        assert success, path
+        for status in success:
+            assert operation["responses"][status]["content"]["application/json"], (method, path, status)
+
+
+def test_every_error_that_is_described_is_a_problem() -> None:
+    for _, path, operation in OPERATIONS:
+        for status, response in operation["responses"].items():
+            if status.startswith("2") or (path, status) == ("/readyz", "503"):
+                continue
+            schema = response["content"]["application/problem+json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/Problem"}, (path, status)
+
+
+def test_every_route_that_publishes_describes_its_body_with_examples() -> None:
+    for method, path, operation in OPERATIONS:
+        if method == "POST":
+            content = operation["requestBody"]["content"]["application/json"]
+            assert content["schema"], path
+            assert content["examples"], path
+
+
+def test_every_reference_leads_somewhere() -> None:
+    schemas = DESCRIPTION["components"]["schemas"]
+    assert {reference.rpartition("/")[2] for reference in _references(DESCRIPTION)} <= schemas.keys()
+
+
+def test_only_what_is_always_open_says_that_no_key_is_needed() -> None:
+    unguarded = {path for _, path, operation in OPERATIONS if operation.get("security") == []}
+    assert unguarded == {"/healthz", "/livez", "/webhooks/fireflies"}
+
+
+async def test_every_example_of_a_body_is_accepted(tmp_path: Any) -> None:
+    async with api(tmp_path, fireflies_allow_unsigned=True) as client:
+        for method, path, operation in OPERATIONS:
+            if method != "POST":
+                continue
+            for name, example in operation["requestBody"]["content"]["application/json"]["examples"].items():
+                response = await client.post(path.format(event_type="invoice.paid"), json=example["value"])
+                assert response.is_success, (path, name, response.text)
+        for method, path, _ in OPERATIONS:
+            if method == "GET":
+                response = await client.get(path.format(event_id=EVENT_ID, event_type="llm.prompt"))
+                assert response.status_code == 200, (path, response.text)
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+async def test_the_description_is_served(tmp_path: Any, path: str) -> None:
+    async with api(tmp_path) as client:
+        assert (await client.get(path)).status_code == 200
