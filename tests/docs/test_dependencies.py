@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import requires
+from pathlib import Path
 from typing import Any
 
 from tests.docs.markdown import ROOT
@@ -26,11 +30,45 @@ def _declared(group: str) -> set[str]:
 
 def _listed(heading: str) -> set[str]:
     part = PAGE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    part = part.partition("Some packages come along")[0]
     return {name.lower() for name in re.findall(r"^\| `([^`\[]+)(?:\[\w+\])?` \|", part, re.MULTILINE)}
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the packages that a file imports, without those of the standard library."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+
+
+def _requirements_of(package: str) -> set[str]:
+    """Return what a package requires on every platform, and what that requires."""
+    found: set[str] = set()
+    todo = [package]
+    while todo:
+        for entry in requires(todo.pop()) or ():
+            name = NAME.findall(entry)[0].lower()
+            if ";" not in entry and name not in found:
+                found.add(name)
+                todo.append(name)
+    return found
 
 
 def test_runtime_dependencies_are_listed() -> None:
     assert _listed("At run time") == _declared("runtime")
+
+
+def test_packages_that_come_along_are_listed_with_what_brings_them() -> None:
+    part = PAGE.read_text().partition("Some packages come along")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", part, re.MULTILINE))
+    imported = {name.replace("_", "-") for path in (ROOT / "src").rglob("*.py") for name in _imports(path)}
+    assert {name.replace("_", "-") for name in rows} == imported - _declared("runtime") - {"bloodbank"}
+    for name, bringer in rows.items():
+        assert name.replace("_", "-") in _requirements_of(bringer)
 
 
 def test_development_dependencies_are_listed() -> None:
