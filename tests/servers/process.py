@@ -100,6 +100,7 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix=f"bloodbank-{self.name}-"))
         self.log = self.folder / "server.log"
         self._process: OwnedProcess | None = None
+        self._frozen = False
 
     @property
     def url(self) -> str:
@@ -117,7 +118,7 @@ class Server:
         try:
             wait_until(self._started, seconds=START_SECONDS, what=f"start of {self.name}")
         except BaseException:
-            self.kill()
+            self._end(signal.SIGKILL)
             raise
 
     def stop(self) -> None:
@@ -136,14 +137,16 @@ class Server:
     def freeze(self) -> None:
         """Stop the process without ending it (SIGSTOP): connections stay open, nothing is answered."""
         self._running_process().signal(signal.SIGSTOP)
+        self._frozen = True
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
         self._running_process().signal(signal.SIGCONT)
+        self._frozen = False
 
     def close(self) -> None:
-        """Kill and remove the data. Idempotent."""
-        self.kill()
+        """End it and remove the data. Idempotent."""
+        self._end(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def answers(self) -> bool:
@@ -163,6 +166,7 @@ class Server:
         if self._process is not None:
             self._process.end(number, seconds=STOP_SECONDS)
             self._process = None
+            self._frozen = False
 
     def _running_process(self) -> OwnedProcess:
         if self._process is None:

@@ -70,6 +70,17 @@ class RabbitServer(Server):
         except OSError:
             return False
 
+    def kill(self) -> None:
+        """End at once (SIGKILL), but not so soon that RabbitMQ forgets its queues.
+
+        Version 3.10 writes its register of streams and quorum queues half a second after one was declared.
+        Killed before, it never finds the queue again. So this has the register written first; messages are
+        left as they are.
+        """
+        if self.running and not self._frozen:
+            self.ctl("eval", "[ok = dets:sync(Table) || Table <- dets:all()].")
+        super().kill()
+
     def close(self) -> None:
         super().close()
         if self._epmd is not None:
