@@ -14,7 +14,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from aiormq import exceptions as driver
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
-from aiormq.connection import Connection, TCPTransportFactory, TLSTransportFactory, TransportFactory
+from aiormq.connection import (
+    Connection,
+    SSLContextProvider,
+    TCPTransportFactory,
+    TLSTransportFactory,
+    TransportFactory,
+)
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
@@ -260,13 +266,15 @@ class Link:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[Connection]:
-        self._wire = wire = _Wire(self._connect_timeout_seconds)
+        self._wire = wire = _Wire()
         connection = Connection(self._url, transport_factory=wire)
         # Cutting the wire ends the attempt wherever it hangs; the driver's calls do not all take a timeout.
         deadline = asyncio.get_running_loop().call_later(self._connect_timeout_seconds, wire.abort)
         try:
             try:
                 with translated(f"reach RabbitMQ at {self.address}"):
+                    async with asyncio.timeout(self._connect_timeout_seconds):
+                        await wire.open(connection)
                     await connection.connect()  # pyright: ignore[reportUnknownMemberType], its decorator hides its type
                     await self._prepare(connection)
             except TransportUnavailable as error:
@@ -299,18 +307,25 @@ class Link:
 
 
 class _Wire(TransportFactory):
-    """Opens the socket, and keeps it at hand: the driver has no way to drop one that does not answer."""
+    """The socket, opened by us: the driver logs each attempt that fails, and cannot drop a socket that hangs."""
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
+    def __init__(self) -> None:
+        self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self.aborted = False
 
+    async def open(self, connection: Connection) -> None:
+        """Open the socket that `connection` is to use. Raises what the driver raises."""
+        loop = asyncio.get_running_loop()
+        tls = SSLContextProvider(ssl_context=None, ssl_certs=connection.ssl_certs, loop=loop)
+        factory = TLSTransportFactory() if connection.url.scheme == "amqps" else TCPTransportFactory()
+        self._reader, self._writer = await factory.create(connection.url, ssl_context_provider=tls)
+
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        async with asyncio.timeout(self._timeout_seconds):
-            reader, self._writer = await factory.create(url, **kwargs)
-        return reader, self._writer
+        """Give the driver the open socket."""
+        if self._reader is None or self._writer is None:
+            raise driver.AMQPConnectionError(f"The socket to {redact_url(str(url))} is not open")
+        return self._reader, self._writer
 
     def abort(self) -> None:
         """Drop the socket without a goodbye."""
