@@ -215,8 +215,9 @@ class _OpenFile:
             for _ in range(readers):
                 self._idle.put(self._connect_reader(path))
         except BaseException:
-            self.writer.close()
+            self.writer.stop()
             self._close_readers()
+            self.writer.close()
             raise
         # One thread more than readers: looking for changes does not wait for long questions.
         self.threads = ThreadPoolExecutor(readers + 1, thread_name_prefix="bloodbank-sqlite-reader")
@@ -239,9 +240,11 @@ class _OpenFile:
 
     def close(self) -> None:
         """Run what is queued, wait for the readers, close. Blocks."""
-        self.writer.close()
+        self.writer.stop()
         self.threads.shutdown(wait=True)
+        # The writer last: the one who closes the file tidies it up, and a reader must not.
         self._close_readers()
+        self.writer.close()
 
     def _connect_reader(self, path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -303,12 +306,15 @@ class _Writer:
             pending.withdrawn = not pending.begun
             return pending.withdrawn
 
-    def close(self) -> None:
-        """Run what is queued and close. Blocks for about CLOSE_WAIT_SECONDS at most while the file is locked."""
+    def stop(self) -> None:
+        """Run what is queued and end the thread. Blocks, while the file is locked for about CLOSE_WAIT_SECONDS."""
         with self._changed:
             self._closing_since = time.monotonic()
             self._changed.notify()
         self._thread.join()
+
+    def close(self) -> None:
+        """Close the connection of the stopped thread."""
         self._connection.close()
 
     def _run(self) -> None:

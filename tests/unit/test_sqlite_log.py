@@ -1,0 +1,298 @@
+"""The embedded log and index where they differ from other backends: retention, leases, locks and formats."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bloodbank._sqlite import Database
+from bloodbank.errors import (
+    EventConflict,
+    InvalidQuery,
+    PublishRejected,
+    PublishUnknown,
+    StoreFormatError,
+    TransportUnavailable,
+)
+from bloodbank.ids import new_event_id
+from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports.base import Message, Receipt
+from bloodbank.transports.embedded import EmbeddedTransport
+
+DEADLINE_SECONDS = 20.0
+LEASE_SECONDS = 0.6
+
+
+class Hold:
+    """A job that holds the writer until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        self.reached.set()
+        assert self.released.wait(DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(tmp_path / "bus.db", busy_seconds=0.5)
+
+
+@pytest.fixture
+async def transport(database: Database) -> AsyncIterator[EmbeddedTransport]:
+    async with opened(database) as entered:
+        yield entered
+
+
+def opened(database: Database, *, retention_seconds: float = 3600) -> EmbeddedTransport:
+    return EmbeddedTransport(
+        database, retention_seconds=retention_seconds, lease_seconds=LEASE_SECONDS, poll_seconds=0.01
+    )
+
+
+def message(body: bytes = b"{}", **properties: Any) -> Message:
+    return Message(properties.pop("event_id", None) or new_event_id(), "a.b", body, **properties)
+
+
+async def publish(transport: EmbeddedTransport, *several: Message) -> None:
+    for one in several:
+        await transport.publish(one, timeout_seconds=DEADLINE_SECONDS)
+
+
+def execute(database: Database, statement: str) -> list[Any]:
+    """Change or ask the file as another program would."""
+    with closing(sqlite3.connect(database.path, isolation_level=None, timeout=DEADLINE_SECONDS)) as other:
+        return other.execute(statement).fetchall()
+
+
+def count(database: Database, table: str) -> int:
+    return execute(database, f"SELECT count(*) FROM {table}")[0][0]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_entries_older_than_the_retention_are_forgotten_at_opening(database: Database) -> None:
+    old, new = [message() for _ in range(1200)], message()
+    async with opened(database) as transport:
+        await transport.publish_many([*old, new], timeout_seconds=DEADLINE_SECONDS)
+        execute(database, "UPDATE log SET logged_at = logged_at - 7200000000 WHERE position <= 1200")
+    async with opened(database) as transport:
+        await until(lambda: count(database, "log") == 1)
+        assert await transport.get(new.event_id) == new
+        assert [entry.position async for entry in transport.read_log()] == [1201]
+
+
+async def test_positions_are_not_used_again_after_all_is_forgotten(database: Database) -> None:
+    async with opened(database) as transport:
+        await publish(transport, message(), message())
+        execute(database, "UPDATE log SET logged_at = 0")
+    async with opened(database) as transport:
+        await until(lambda: count(database, "log") == 0)
+        receipt = await transport.publish(message(), timeout_seconds=DEADLINE_SECONDS)
+        assert receipt.position == 3
+
+
+async def test_groups_that_nobody_listened_to_are_forgotten_with_all_they_hold(database: Database) -> None:
+    async with opened(database) as transport:
+        async with transport.subscribe("#", group="gone", prefetch=1) as deliveries:
+            await publish(transport, message())
+            await anext(deliveries)
+        async with transport.subscribe("#", group="stays", prefetch=1):
+            pass
+        execute(database, "UPDATE consumer_group SET seen_at = 0 WHERE name = 'gone'")
+        assert count(database, "delivery") == 1
+    async with opened(database):
+        await until(lambda: count(database, "consumer_group") == 1)
+        assert execute(database, "SELECT name FROM consumer_group") == [("stays",)]
+        assert (count(database, "group_pattern"), count(database, "delivery")) == (1, 0)
+
+
+async def test_what_a_group_held_and_the_log_forgot_does_not_come_again(database: Database) -> None:
+    async with opened(database) as transport:
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            await publish(transport, message())
+            await anext(deliveries)
+        execute(database, "UPDATE log SET logged_at = 0")
+    async with opened(database) as transport:
+        await until(lambda: count(database, "log") == 0)
+        marker = message()
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            await publish(transport, marker)
+            assert (await anext(deliveries)).message == marker
+
+
+async def test_a_dead_letter_outlives_its_entry_by_the_retention(database: Database) -> None:
+    poison = message(b"poison", headers={"a": "b"})
+    async with opened(database) as transport:
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            await publish(transport, poison)
+            await (await anext(deliveries)).dead_letter("because")
+        execute(database, "UPDATE log SET logged_at = 0")
+    async with opened(database):
+        await until(lambda: count(database, "log") == 0)
+        kept = execute(database, "SELECT group_name, attempt, reason, event_id, body FROM dead_letter")
+        assert kept == [("workers", 1, "because", poison.event_id.bytes, b"poison")]
+        execute(database, "UPDATE dead_letter SET dead_at = 0")
+    async with opened(database):
+        await until(lambda: count(database, "dead_letter") == 0)
+
+
+async def test_the_lease_is_renewed_while_the_consumer_lives(database: Database, transport: EmbeddedTransport) -> None:
+    held = message()
+    async with (
+        transport.subscribe("#", group="workers", prefetch=1) as slow,
+        transport.subscribe("#", group="workers", prefetch=1) as other,
+    ):
+        await publish(transport, held)
+        waiting = [asyncio.ensure_future(anext(one)) for one in (slow, other)]
+        (done,), (still,) = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        delivery = done.result()
+        lease_ends = "SELECT due_at FROM delivery"
+        first = execute(database, lease_ends)[0][0]
+        # More than a whole lease later.
+        await until(lambda: execute(database, lease_ends)[0][0] > first + 1.5 * LEASE_SECONDS * 1_000_000)
+        assert not still.done()
+        await delivery.ack()
+        assert count(database, "delivery") == 0
+        still.cancel()
+
+
+async def test_settling_what_another_consumer_took_over_says_so(
+    database: Database, transport: EmbeddedTransport
+) -> None:
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, message(), message(), message())
+        one, two, three = [await anext(deliveries) for _ in range(3)]
+        execute(database, "UPDATE delivery SET owner = x'00', due_at = due_at + 60000000")
+        with pytest.raises(TransportUnavailable, match="lease"):
+            await one.ack()
+        with pytest.raises(TransportUnavailable, match="lease"):
+            await two.retry(0)
+        with pytest.raises(TransportUnavailable, match="lease"):
+            await three.dead_letter("late")
+    assert (count(database, "delivery"), count(database, "dead_letter")) == (3, 0)
+
+
+async def test_what_was_fetched_ahead_and_not_tried_is_no_attempt(transport: EmbeddedTransport) -> None:
+    tried, untried = message(), message()
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await transport.publish_many([tried, untried], timeout_seconds=DEADLINE_SECONDS)
+        await anext(deliveries)
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        again = [await anext(deliveries) for _ in range(2)]
+    assert [(one.message, one.attempt) for one in again] == [(tried, 2), (untried, 1)]
+
+
+async def test_settling_after_the_subscription_ended_says_so(transport: EmbeddedTransport) -> None:
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, message())
+        delivery = await anext(deliveries)
+    with pytest.raises(TransportUnavailable, match="closed"):
+        await delivery.ack()
+
+
+@pytest.mark.parametrize("delay_seconds", [-1, float("nan"), float("inf"), 1e12])
+async def test_a_delay_that_is_none_is_refused(transport: EmbeddedTransport, delay_seconds: float) -> None:
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        await publish(transport, message())
+        delivery = await anext(deliveries)
+        with pytest.raises(InvalidQuery):
+            await delivery.retry(delay_seconds)
+        await delivery.ack()
+
+
+async def test_a_consumer_finds_what_lies_behind_thousands_that_do_not_fit(transport: EmbeddedTransport) -> None:
+    wanted = Message(new_event_id(), "wanted.key", b"")
+    for group in ("workers", None):
+        async with transport.subscribe("wanted.*", group=group, prefetch=1) as deliveries:
+            await transport.publish_many([message() for _ in range(2500)], timeout_seconds=DEADLINE_SECONDS)
+            await publish(transport, wanted)
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                assert (await anext(deliveries)).message.routing_key == "wanted.key"
+        wanted = Message(new_event_id(), "wanted.key", b"")
+
+
+async def test_without_digests_equal_bytes_are_a_duplicate(transport: EmbeddedTransport) -> None:
+    sent = message(b"body")
+    await publish(transport, sent)
+    same = await transport.publish(message(b"body", event_id=sent.event_id), timeout_seconds=DEADLINE_SECONDS)
+    assert same == Receipt(sent.event_id, duplicate=True, position=1)
+    with pytest.raises(EventConflict):
+        await transport.publish(message(b"other", event_id=sent.event_id), timeout_seconds=DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize("properties", [{"app_id": "\ud800"}, {"headers": {"a": "\ud800"}}], ids=["app_id", "headers"])
+async def test_properties_that_are_no_text_are_rejected(
+    transport: EmbeddedTransport, properties: dict[str, Any]
+) -> None:
+    with pytest.raises(PublishRejected):
+        await transport.publish(message(**properties), timeout_seconds=DEADLINE_SECONDS)
+
+
+async def test_a_publish_that_could_not_begin_is_certainly_not_stored(
+    database: Database, transport: EmbeddedTransport
+) -> None:
+    sent = message()
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TransportUnavailable, match="Nothing was stored"):
+            await transport.publish(sent, timeout_seconds=0.1)
+        with pytest.raises(TransportUnavailable, match="locked"):
+            await transport.publish(sent, timeout_seconds=DEADLINE_SECONDS)
+    await publish(transport, message())
+    assert count(database, "log") == 1
+
+
+async def test_a_publish_whose_commit_takes_too_long_is_unknown_and_safe_to_repeat(
+    database: Database, transport: EmbeddedTransport
+) -> None:
+    sent, first, behind = message(), Hold(), Hold()
+    holding = asyncio.create_task(database.write(first))
+    assert await asyncio.to_thread(first.reached.wait, DEADLINE_SECONDS)
+    publishing = asyncio.create_task(transport.publish(sent, timeout_seconds=0.2))
+    await asyncio.sleep(0)
+    # In the same transaction, behind the publish.
+    holding_behind = asyncio.create_task(database.write(behind))
+    await asyncio.sleep(0)
+    first.released.set()
+    with pytest.raises(PublishUnknown):
+        await publishing
+    behind.released.set()
+    await asyncio.gather(holding, holding_behind)
+    assert (await transport.publish(sent, timeout_seconds=DEADLINE_SECONDS)).duplicate
+
+
+async def test_transport_and_store_share_one_file(database: Database) -> None:
+    async with opened(database) as transport, SqliteStore(database) as store:
+        await publish(transport, message())
+        await store.check()
+    async with SqliteStore(database) as store:
+        await store.check()
+    assert count(database, "log") == 1
+
+
+@pytest.mark.parametrize("part", ["log", "index"])
+async def test_a_file_of_a_newer_version_is_refused(database: Database, part: str) -> None:
+    async with opened(database), SqliteStore(database):
+        pass
+    execute(database, f"UPDATE format SET version = 99 WHERE part = '{part}'")
+    refused = opened(database) if part == "log" else SqliteStore(database)
+    with pytest.raises(StoreFormatError, match=f"format 99 of the {part}"):
+        await refused.__aenter__()
+    # Nothing stays open behind the refusal.
+    execute(database, f"UPDATE format SET version = 1 WHERE part = '{part}'")
+    async with refused:
+        pass
