@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import types
 
@@ -55,3 +56,12 @@ def test_payload_models_are_named_in_the_documents() -> None:
     text = "\n".join(path.read_text() for path in documents())
     types_without_mention = [event_type for event_type in events.EventRegistry() if f"`{event_type}`" not in text]
     assert types_without_mention == []
+
+
+@pytest.mark.parametrize("name", ["config", "correlation_tracker", "events", "rabbit"])
+def test_paths_of_version_2_export_the_same_objects(name: str) -> None:
+    module = importlib.import_module(f"event_producers.{name}")
+    for exported in module.__all__:
+        value = getattr(module, exported)
+        assert value.__module__.startswith("bloodbank."), exported
+        assert getattr(importlib.import_module(value.__module__), exported) is value
