@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from aiormq import exceptions as driver
@@ -22,10 +22,13 @@ from aiormq.connection import (
     TransportFactory,
 )
 from pamqp.exceptions import PAMQPException
-from yarl import URL
 
 from bloodbank.config import redact_url
-from bloodbank.errors import NotOpen, TransportUnavailable
+from bloodbank.errors import BloodbankError, NotOpen, TransportUnavailable
+
+if TYPE_CHECKING:
+    # The driver's own dependency; only its name is needed.
+    from yarl import URL
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +121,9 @@ def translated(doing: str) -> Generator[None]:
         if was_cancelled():
             raise
         raise TransportUnavailable(f"Cannot {doing}: the connection to RabbitMQ was lost.") from error
+    except BloodbankError:
+        # TransportUnavailable is an OSError; it has its sentence already.
+        raise
     except TimeoutError as error:
         raise TransportUnavailable(f"Cannot {doing}: RabbitMQ did not answer in time.") from error
     except DRIVER_ERRORS as error:
@@ -214,6 +220,7 @@ class Link:
         """Begin to connect. Idempotent."""
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._keep_connected(), name=f"bloodbank-{self._name}")
+            self._task.add_done_callback(self._ended)
 
     async def first_attempt(self) -> None:
         """Return when the first attempt to connect has succeeded or failed."""
@@ -300,6 +307,12 @@ class Link:
             logger.warning("%s Trying again until it works (%s).", error, self._name)
         self._failure = error
         self._announce()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        defect = None if task.cancelled() else task.exception()
+        if defect is not None:
+            logger.error("The task that keeps RabbitMQ connected failed (%s).", self._name, exc_info=defect)
+            self._down(TransportUnavailable(f"RabbitMQ at {self.address} is given up because of {defect!r}."))
 
     def _announce(self) -> None:
         self._changed.set()

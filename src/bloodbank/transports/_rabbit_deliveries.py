@@ -68,7 +68,7 @@ class Subscription:
         self._pattern = pattern
         self._prefetch = prefetch
         self._channel: Channel | None = None
-        # The end of the channel comes last, as None.
+        # None: the channel or the consumer has ended.
         self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
 
     async def open(self) -> None:
@@ -88,6 +88,8 @@ class Subscription:
             if delivered is None or channel is None or channel.is_closed:
                 # What waited here belongs to the lost channel; the broker delivers it again.
                 self._channel = None
+                if channel is not None:
+                    await close_channel(channel)
                 continue
             yield RabbitDelivery(self, channel, delivered)
 
@@ -132,7 +134,7 @@ class Subscription:
                 channel = await open_channel(connection)
                 arrived = self._arrived = asyncio.Queue[DeliveredMessage | None]()
                 on_close(channel, lambda: arrived.put_nowait(None))
-                channel.on_consumer_cancel_callbacks.add(lambda _: channel.close())
+                channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
                 self._channel = channel
                 await channel.basic_qos(prefetch_count=self._prefetch)
 

@@ -76,6 +76,9 @@ class Outlet:
             if was_cancelled():
                 raise
             raise _lost(channel, "the connection to RabbitMQ was lost") from error
+        except BloodbankError:
+            # TransportUnavailable is an OSError; it has its sentence already.
+            raise
         except DRIVER_ERRORS as error:
             raise _failure(error, channel, routing_key, body) from error
 
@@ -134,10 +137,13 @@ class _OpenChannel:
 
     def _frames(self, body: bytes, exchange: str, routing_key: str, properties: Basic.Properties) -> bytes:
         number, size = self._channel.number, self._channel.max_content_size
-        parts = [
-            _publish_frame(number, exchange, routing_key),
-            marshal(ContentHeader(body_size=len(body), properties=properties), number),
-        ]
+        try:
+            parts = [
+                _publish_frame(number, exchange, routing_key),
+                marshal(ContentHeader(body_size=len(body), properties=properties), number),
+            ]
+        except (TypeError, ValueError) as error:
+            raise PublishRejected(f"AMQP cannot carry this event, and it was not sent: {error}.") from error
         parts += [marshal(ContentBody(body[at : at + size]), number) for at in range(0, len(body), size)]
         return b"".join(parts)
 
