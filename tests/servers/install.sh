@@ -1,9 +1,10 @@
 #!/bin/sh
-# Make sure that rabbitmq-server and redis-server are there, for the tests, which start them themselves.
+# Make sure that rabbitmq-server and redis-server are there, for the tests, which start them themselves, and curl,
+# which the tests of the documentation run.
 set -eu
 
 missing=""
-for program in rabbitmq-server redis-server; do
+for program in rabbitmq-server redis-server curl; do
     # Debian keeps server programs in sbin, which is not on every user's PATH.
     PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$program" >/dev/null || missing="$missing $program"
 done
