@@ -16,7 +16,7 @@ from bloodbank.config import Settings
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import AmbiguousEventId, EventNotFound, InvalidEvent, InvalidQuery, TransportUnavailable
-from bloodbank.transports.base import LogEntry, Transport, compile_pattern
+from bloodbank.transports.base import Delivery, LogEntry, Transport, compile_pattern
 
 SHORTEST_PREFIX = 8
 _CLOCK_SKEW = timedelta(seconds=60)
@@ -122,17 +122,14 @@ class EventLog:
                     found[entry.message.event_id] = None
         return only_match(text, list(found))
 
-    async def tail(self, pattern: str) -> AsyncIterator[EventEnvelope[Any]]:
-        """Yield events that fit a pattern as they come, from now on, for ever. Raises TransportUnavailable."""
+    @asynccontextmanager
+    async def tail(self, pattern: str) -> AsyncGenerator[AsyncIterator[EventEnvelope[Any]]]:
+        """Within the block, iterate over events that fit a pattern as they come, from its beginning on, for ever.
+
+        Raises TransportUnavailable.
+        """
         async with self._transport.subscribe(pattern, group=None, prefetch=100) as deliveries:
-            async for delivery in deliveries:
-                try:
-                    envelope = codec.decode(delivery.message.body)
-                except InvalidEvent:
-                    await delivery.ack()
-                    continue
-                yield envelope
-                await delivery.ack()
+            yield _envelopes(deliveries)
 
     async def _window(self, end: int | None, size: int) -> list[LogEntry]:
         """Return up to about `size` entries before a position, or the last ones, in the order of the log."""
@@ -185,6 +182,17 @@ def only_match(text: str, found: Sequence[UUID]) -> UUID:
         listed = ", ".join(map(str, candidates))
         raise AmbiguousEventId(f"{text} is the beginning of several events: {listed}. Give more digits.", candidates)
     return found[0]
+
+
+async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[EventEnvelope[Any]]:
+    async for delivery in deliveries:
+        try:
+            envelope = codec.decode(delivery.message.body)
+        except InvalidEvent:
+            await delivery.ack()
+            continue
+        yield envelope
+        await delivery.ack()
 
 
 def _logged_event(entry: LogEntry) -> LoggedEvent | None:

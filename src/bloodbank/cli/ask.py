@@ -12,7 +12,7 @@ from bloodbank.cli.bus import Json, connect
 from bloodbank.cli.edge import at_edge
 from bloodbank.cli.text import note, write_json, write_lines
 from bloodbank.cli.tree import tree_lines
-from bloodbank.config import load_settings
+from bloodbank.config import Settings, load_settings
 
 EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")]
 Depth = Annotated[int, typer.Option("--depth", min=1, help="Most hops from the event.")]
@@ -33,7 +33,7 @@ def effects(event_id: EventId, depth: Depth = 1000, limit: Limit = 500, as_json:
 
 
 def _answer(text: str, direction: str, depth: int, limit: int, *, as_json: bool) -> None:
-    answer = asyncio.run(_ask(text, direction, depth, limit))
+    answer = asyncio.run(_ask(load_settings(), text, direction, depth, limit))
     if as_json:
         write_json(answer)
         return
@@ -42,8 +42,8 @@ def _answer(text: str, direction: str, depth: int, limit: int, *, as_json: bool)
         note(remark)
 
 
-async def _ask(text: str, direction: str, depth: int, limit: int) -> Json:
-    async with connect(load_settings()) as bus:
+async def _ask(settings: Settings, text: str, direction: str, depth: int, limit: int) -> Json:
+    async with connect(settings) as bus:
         return await bus.lineage(await bus.resolve(text), direction, max_depth=depth, limit=limit)
 
 

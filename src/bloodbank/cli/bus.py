@@ -6,6 +6,7 @@ Both give the JSON that the HTTP API gives, so that what is printed cannot depen
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -51,8 +52,8 @@ class Bus(Protocol):
         """Return `{"items": [envelope, …], "next": cursor or null}`, newest first."""
         ...
 
-    def tail(self, pattern: str) -> AsyncIterator[Json]:
-        """Yield envelopes whose type fits a pattern as they come, from now on, for ever."""
+    def tail(self, pattern: str) -> AbstractAsyncContextManager[AsyncIterator[Json]]:
+        """Within the block, iterate over envelopes whose type fits as they come, from its beginning on, for ever."""
         ...
 
     async def resolve(self, text: str) -> UUID:

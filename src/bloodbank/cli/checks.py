@@ -48,7 +48,7 @@ class Check:
 
 async def examine(settings: Settings) -> AsyncGenerator[Check]:
     """Yield the checks, one by one, of the server at BLOODBANK_URL or of the bus that is opened here."""
-    yield check_settings()
+    yield await asyncio.to_thread(check_settings)
     if settings.server_url is not None:
         for check in await check_server(settings, settings.server_url):
             yield check
@@ -108,7 +108,7 @@ async def check_broker(settings: Settings, publisher: Publisher) -> Check:
             if settings.rabbit_url is None
             else "Start RabbitMQ, correct RABBIT_URL, or unset it to use the embedded log."
         )
-        return Check("broker", f"{where}: {error}", remedy)
+        return Check("broker", str(error), remedy)
     milliseconds = (time.monotonic() - started) * 1000
     return Check("broker", f"{where}, confirmed round trip in {milliseconds:.0f} ms")
 

@@ -9,7 +9,7 @@ import typer
 
 from bloodbank.cli.edge import ExitCode, at_edge
 from bloodbank.cli.text import Line, Span, printable, write_json, write_lines
-from bloodbank.config import load_settings
+from bloodbank.config import Settings, load_settings
 from bloodbank.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,26 +19,35 @@ if TYPE_CHECKING:
 @at_edge
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
     """Examine settings, data folder, broker, store, clock and port; say what is wrong and how to mend it."""
-    checks = asyncio.run(_examine(show=not as_json))
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        checks = [_wrong_settings(error, show=not as_json)]
+    else:
+        checks = asyncio.run(_examine(settings, show=not as_json))
     if as_json:
         write_json([{"name": c.name, "ok": c.ok, "found": c.found, "remedy": c.remedy or None} for c in checks])
     if not all(check.ok for check in checks):
         raise typer.Exit(ExitCode.UNAVAILABLE)
 
 
-async def _examine(*, show: bool) -> list[Check]:
-    from bloodbank.cli.checks import Check, examine
+def _wrong_settings(error: ConfigurationError, *, show: bool) -> Check:
+    from bloodbank.cli.checks import Check
+
+    check = Check("settings", str(error), "Correct the variables that it names.")
+    if show:
+        write_lines(check_lines(check))
+    return check
+
+
+async def _examine(settings: Settings, *, show: bool) -> list[Check]:
+    from bloodbank.cli.checks import examine
 
     checks: list[Check] = []
-    try:
-        async for check in examine(load_settings()):
-            checks.append(check)
-            if show:
-                write_lines(check_lines(check))
-    except ConfigurationError as error:
-        checks.append(Check("settings", str(error), "Correct the variables that it names."))
+    async for check in examine(settings):
+        checks.append(check)
         if show:
-            write_lines(check_lines(checks[-1]))
+            write_lines(check_lines(check))
     return checks
 
 

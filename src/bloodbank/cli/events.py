@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
@@ -66,9 +65,10 @@ def get_event(
     event_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")],
 ) -> None:
     """Print an event as JSON, with its payload."""
+    settings = load_settings()
 
     async def ask() -> Json:
-        async with connect(load_settings()) as bus:
+        async with connect(settings) as bus:
             return await bus.get(await bus.resolve(event_id))
 
     write_json(asyncio.run(ask()))
@@ -77,12 +77,13 @@ def get_event(
 @app.command("schema")
 @at_edge
 def show_schema(
-    event_type: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="Type of an event.")] = None,
+    event_type: Annotated[str | None, typer.Argument(metavar="TYPE", help="Type of an event.")] = None,
 ) -> None:
     """List the event types that have a model, or print the JSON Schema of one."""
+    settings = load_settings()
 
     async def ask() -> Json:
-        async with connect(load_settings()) as bus:
+        async with connect(settings) as bus:
             return await (bus.schemas() if event_type is None else bus.schema(event_type))
 
     answer = asyncio.run(ask())
@@ -94,7 +95,7 @@ def show_schema(
 
 @at_edge
 def tail(
-    pattern: Annotated[str, typer.Argument(help="Types to show, such as 'llm.*' or '#' for all.")],
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Types to show, such as 'llm.*' or '#' for all.")],
     count: Annotated[int | None, typer.Option(min=1, help="End after so many events.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print each event as one line of JSON.")] = False,
 ) -> None:
@@ -103,7 +104,7 @@ def tail(
 
 
 async def _tail(settings: Settings, pattern: str, count: int | None, *, as_json: bool) -> None:
-    async with connect(settings) as bus, aclosing(cast("Any", bus.tail(pattern))) as events:
+    async with connect(settings) as bus, bus.tail(pattern) as events:
         note(f"Waiting for events that fit {printable(pattern)}. Ctrl-C ends this.")
         shown = 0
         async for event in events:
@@ -160,9 +161,9 @@ def parse_time(text: str | None, now: datetime) -> datetime | None:
     """
     if text is None:
         return None
-    if ago := re.fullmatch(r"(\d{1,9})([smhd])", text.strip()):
-        return now - timedelta(seconds=int(ago[1]) * SECONDS[ago[2]])
     try:
+        if ago := re.fullmatch(r"(\d{1,9})([smhd])", text.strip()):
+            return now - timedelta(seconds=int(ago[1]) * SECONDS[ago[2]])
         return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidQuery(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from uuid import UUID
 
 import orjson
@@ -31,7 +32,7 @@ class LocalBus:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        load_plugins()
+        await asyncio.to_thread(load_plugins)
         await self._stack.enter_async_context(self._publisher)
         return self
 
@@ -71,11 +72,12 @@ class LocalBus:
         items = [_as_json(item.envelope) for item in page.items]
         return {"items": items, "next": str(page.next) if page.next is not None else None}
 
-    async def tail(self, pattern: str) -> AsyncIterator[Json]:
-        """See `Bus.tail`."""
-        async with aclosing(cast("Any", self._log.tail(pattern))) as events:
-            async for envelope in events:
-                yield _as_json(envelope)
+    @asynccontextmanager
+    async def tail(self, pattern: str) -> AsyncGenerator[AsyncIterator[Json]]:
+        """See `Bus.tail`. Raises TransportUnavailable when the bus is away at first; later losses are waited out."""
+        await self._publisher.transport.check(timeout_seconds=self._settings.connect_timeout_seconds)
+        async with self._log.tail(pattern) as envelopes:
+            yield (_as_json(envelope) async for envelope in envelopes)
 
     async def resolve(self, text: str) -> UUID:
         """See `Bus.resolve`."""

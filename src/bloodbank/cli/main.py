@@ -6,6 +6,8 @@ What takes long to import is imported by the command that needs it, so that `bb 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from typing import Annotated
 
 import typer
@@ -31,16 +33,27 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _quiet_logs() -> None:
+    """Keep the log off the terminal: what commands have to say, they say themselves. DEBUG shows it all."""
+    if os.environ.get("BLOODBANK_LOG_LEVEL") == "DEBUG":
+        logging.basicConfig(level=logging.DEBUG)
+    elif not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
+
+
 @app.callback(
     epilog="Exit codes: 0 ok, 1 not found, 2 wrong usage or invalid event, 3 unavailable. "
     "Commands speak to the server at BLOODBANK_URL or, without it, open the bus themselves."
 )
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Bloodbank: an event bus that knows what caused what."""
+    if context.invoked_subcommand != "serve":
+        _quiet_logs()
 
 
 @at_edge

@@ -68,7 +68,7 @@ def read_payload(data: str) -> Json:
         except OSError as error:
             raise InvalidEvent(f"{where} cannot be read: {error.strerror}. Nothing was published.") from error
     else:
-        where, content = "The payload", data.encode(errors="replace")
+        where, content = "The payload", data.encode(errors="surrogateescape")
     try:
         payload: Any = orjson.loads(content)
     except orjson.JSONDecodeError as error:

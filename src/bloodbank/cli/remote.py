@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -15,10 +15,10 @@ from uuid import UUID
 import httpx
 import orjson
 
+from bloodbank import errors
 from bloodbank.cli.bus import Json
 from bloodbank.config import Settings, redact_url
 from bloodbank.errors import (
-    AmbiguousEventId,
     BloodbankError,
     ConfigurationError,
     EventNotFound,
@@ -45,6 +45,14 @@ CLOCK_SKEW = timedelta(hours=1)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
+KINDS: Mapping[str, type[BloodbankError]] = {
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, BloodbankError) and kind is not errors.AmbiguousEventId
+}
+"""The errors that the `code` of a problem names. Others are judged by their status."""
+
+
 class RemoteBus:
     """Asks the server at a URL. Use it inside `async with`."""
 
@@ -60,6 +68,8 @@ class RemoteBus:
         client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else {},
             timeout=httpx.Timeout(answer_seconds, connect=self._settings.connect_timeout_seconds),
+            # Loading certificates takes longer than most answers, and plain HTTP needs none.
+            verify=self._url.startswith("https:"),
             # A proxy from the environment cannot reach this machine's own loopback.
             trust_env=not is_loopback(self._url),
         )
@@ -98,26 +108,30 @@ class RemoteBus:
         }
         return await self._ask("GET", "/events", params={k: v for k, v in parameters.items() if v is not None})
 
-    async def tail(self, pattern: str) -> AsyncIterator[Json]:
+    @asynccontextmanager
+    async def tail(self, pattern: str) -> AsyncGenerator[AsyncIterator[Json]]:
         """See `Bus.tail`. Asks again and again for the last seconds, and passes on what was not there before."""
-        _, since = await self._newest(pattern, datetime.now(UTC))
-        seen: set[str] | None = None
+        _, server_time = await self._newest(pattern, datetime.now(UTC))
+        items, _ = await self._newest(pattern, server_time - OVERLAP)
+        yield self._later_than(items, pattern, server_time)
+
+    async def _later_than(self, items: list[Json], pattern: str, server_time: datetime) -> AsyncIterator[Json]:
         while True:
-            items, server_time = await self._newest(pattern, since - OVERLAP)
-            for item in reversed(items):
-                if seen is not None and item["event_id"] not in seen:
-                    yield item
-            # The next window begins later, so what it holds of the past is in this one.
-            seen = {item["event_id"] for item in items}
-            since = server_time
             await asyncio.sleep(POLL_SECONDS)
+            # Each window begins later than the one before, so what it holds of the past was in that one.
+            seen = {item["event_id"] for item in items}
+            items, answered_at = await self._newest(pattern, server_time - OVERLAP)
+            server_time = max(server_time, answered_at)
+            for item in reversed(items):
+                if item["event_id"] not in seen:
+                    yield item
 
     async def resolve(self, text: str) -> UUID:
         """See `Bus.resolve`. Prefixes are looked for among the newest `scan_limit` events."""
         prefix = parse_prefix(text)
         if isinstance(prefix, UUID):
             return prefix
-        items, _ = await self._newest("#", _earliest_time(prefix))
+        items, _ = await self._newest("#", earliest_time(prefix))
         ids = [UUID(item["event_id"]) for item in items]
         return only_match(text, [event_id for event_id in dict.fromkeys(ids) if event_id.hex.startswith(prefix)])
 
@@ -196,18 +210,13 @@ def problem(response: httpx.Response, where: str) -> BloodbankError:
     text = str(told.get("detail") or told.get("title") or f"status {response.status_code}")
     if response.status_code in (401, 403):
         return ConfigurationError(f"{text} The key is the one in BLOODBANK_KEY.")
-    by_code = {kind.code: kind for kind in _all_kinds(BloodbankError) if kind is not AmbiguousEventId}
-    return by_code.get(str(told["code"]), _fallback(response.status_code))(text)
+    return KINDS.get(str(told["code"]), _fallback(response.status_code))(text)
 
 
 def _fallback(status_code: int) -> type[BloodbankError]:
     if status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return TransportUnavailable
     return EventNotFound if status_code == httpx.codes.NOT_FOUND.value else InvalidQuery
-
-
-def _all_kinds(kind: type[BloodbankError]) -> list[type[BloodbankError]]:
-    return [kind, *(lower for below in kind.__subclasses__() for lower in _all_kinds(below))]
 
 
 def _object_in(response: httpx.Response, url: str) -> Json:
@@ -232,7 +241,7 @@ def date_of(response: httpx.Response) -> datetime:
         return datetime.now(UTC)
 
 
-def _earliest_time(prefix: str) -> datetime | None:
+def earliest_time(prefix: str) -> datetime | None:
     """Return a time before which no event was accepted whose id begins so, or None where the prefix tells none.
 
     A UUIDv7 begins with the millisecond when it was made; an event is accepted after that.

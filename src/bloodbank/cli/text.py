@@ -71,7 +71,10 @@ def note(text: str) -> None:
 
 def printable(text: object) -> str:
     """Return text of others fit for a terminal: what is not printable becomes a replacement character."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text))
+    written = str(text)
+    if written.isprintable():
+        return written
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in written)
 
 
 def short_ids(ids: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,183 @@
+"""The commands on an embedded bus of their own: what they print, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from bloodbank.cli.edge import ExitCode
+from bloodbank.cli.main import app
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def bb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `bb` with arguments, on a bus in a new folder."""
+    for name in ("RABBIT_URL", "REDIS_URL", "REDIS_HOST", "BLOODBANK_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BLOODBANK_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, stdin: str | bytes | None = None, **variables: str) -> Result:
+        return CliRunner().invoke(app, arguments, input=stdin, env=variables)
+
+    return run
+
+
+def _publish(bb: Run, *arguments: str) -> str:
+    result = bb("publish", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.split()[0]
+
+
+def test_publish_prints_id_and_status(bb: Run) -> None:
+    result = bb("publish", "note.written", "-d", '{"text": "hello"}')
+    event_id, status = result.stdout.split()
+    assert (result.exit_code, status) == (0, "published")
+    event = orjson.loads(bb("events", "get", event_id).stdout)
+    assert (event["event_id"], event["payload"], event["correlation_ids"]) == (event_id, {"text": "hello"}, [])
+
+
+def test_publish_takes_a_file_and_standard_input(bb: Run, tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_text('{"from": "file"}')
+    ids = [_publish(bb, "a.b", "-d", f"@{tmp_path}/payload.json")]
+    ids.append(bb("publish", "a.b", "-d", "-", stdin='{"from": "stdin"}').stdout.split()[0])
+    payloads = [orjson.loads(bb("events", "get", each).stdout)["payload"] for each in ids]
+    assert payloads == [{"from": "file"}, {"from": "stdin"}]
+
+
+def test_publish_names_source_parents_and_id(bb: Run) -> None:
+    first = _publish(bb, "a.b")
+    unseen, own = str(uuid4()), str(uuid4())
+    answer = bb("publish", "a.b", "-p", first, "-p", unseen, "--id", own, "--source-app", "tester", "--json").stdout
+    assert orjson.loads(answer) == {"event_id": own, "status": "published", "lineage": "recorded"}
+    event = orjson.loads(bb("events", "get", own).stdout)
+    assert event["correlation_ids"] == [first, unseen]
+    assert event["source"]["app"] == "tester"
+
+
+def test_a_key_makes_publishing_idempotent(bb: Run) -> None:
+    first = bb("publish", "a.b", "--key", "order-7")
+    again = bb("publish", "a.b", "--key", "order-7")
+    other = bb("publish", "a.b", "--key", "order-7", "-d", '{"other": 1}')
+    assert again.stdout == first.stdout.replace("published", "duplicate")
+    assert (other.exit_code, other.stdout) == (ExitCode.USAGE, "")
+
+
+def test_why_and_effects_answer_as_trees_and_as_json(bb: Run) -> None:
+    call = _publish(bb, "call.recorded")
+    notes = _publish(bb, "notes.written", "--parent", call)
+    why, effects = bb("why", notes), bb("effects", call)
+    assert [line.split("  ")[0] for line in why.stdout.splitlines()] == ["notes.written", "└─ call.recorded"]
+    assert [line.split("  ")[0] for line in effects.stdout.splitlines()] == ["call.recorded", "└─ notes.written"]
+    answer = orjson.loads(bb("why", notes, "--json").stdout)
+    assert (answer["focus"], answer["direction"]) == (notes, "ancestors")
+    assert answer["edges"] == [{"parent": call, "child": notes}]
+
+
+def test_an_answer_that_is_cut_short_says_so_on_standard_error(bb: Run) -> None:
+    ids = [_publish(bb, "a.b")]
+    for _ in range(2):
+        ids.append(_publish(bb, "a.b", "--parent", ids[-1]))
+    by_depth, by_limit = bb("why", ids[-1], "--depth", "1"), bb("why", ids[-1], "--limit", "2")
+    assert "--depth" in by_depth.stderr
+    assert "--limit" in by_limit.stderr
+    assert len(by_depth.stdout.splitlines()) == len(by_limit.stdout.splitlines()) == 2
+    assert bb("why", ids[-1]).stderr == ""
+
+
+def test_ids_are_found_by_a_unique_prefix(bb: Run) -> None:
+    for last in "12":
+        _publish(bb, "a.b", "--id", f"0e5d7a11-0000-4000-8000-00000000000{last}")
+    found = bb("events", "get", "0E5D7A11-0000-4000-8000-000000000001")
+    ambiguous, unknown, short = bb("why", "0e5d7a11"), bb("why", "0e5d7a12"), bb("why", "0e5d7a1")
+    assert orjson.loads(found.stdout)["event_id"].endswith("1")
+    assert ambiguous.exit_code == ExitCode.USAGE
+    assert all(f"0e5d7a11-0000-4000-8000-00000000000{last}" in ambiguous.stderr for last in "12")
+    assert unknown.exit_code == ExitCode.NOT_FOUND
+    assert short.exit_code == ExitCode.USAGE
+
+
+def test_events_are_listed_newest_first(bb: Run) -> None:
+    ids = [_publish(bb, event_type) for event_type in ("llm.note", "call.note", "llm.error.note")]
+    listed = [item["event_id"] for item in orjson.loads(bb("events", "list", "--json").stdout)]
+    of_type = bb("events", "list", "--type", "llm.#")
+    limited = bb("events", "list", "--limit", "1")
+    assert listed == ids[::-1]
+    assert [line.split()[2] for line in of_type.stdout.splitlines()] == ["llm.error.note", "llm.note"]
+    assert len(limited.stdout.splitlines()) == 1
+    assert "--limit" in limited.stderr
+    assert bb("events", "list", "--until", "1h", "--json").stdout == "[]\n"
+    assert len(bb("events", "list", "--since", "1h").stdout.splitlines()) == 3
+
+
+def test_a_list_goes_on_behind_the_largest_page(bb: Run) -> None:
+    for _ in range(3):
+        _publish(bb, "a.b")
+    assert len(bb("events", "list", BLOODBANK_PAGE_LIMIT="2").stdout.splitlines()) == 3
+
+
+def test_schemas_are_listed_and_shown(bb: Run) -> None:
+    types = bb("events", "schema").stdout.split()
+    schema = orjson.loads(bb("events", "schema", "llm.prompt").stdout)
+    assert {"llm.prompt", "artifact.created", "fireflies.transcript.ready"} <= set(types)
+    assert {"provider", "prompt"} <= schema["properties"].keys()
+    assert bb("events", "schema", "no.such").exit_code == ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("why", str(UUID(int=0))), ExitCode.NOT_FOUND, "No event"),
+        (("events", "get", str(UUID(int=0))), ExitCode.NOT_FOUND, "no event"),
+        (("why", "not-an-id"), ExitCode.USAGE, "not-an-id"),
+        (("publish", "llm.prompt"), ExitCode.USAGE, "payload.provider"),
+        (("publish", "Not A Type"), ExitCode.USAGE, "event_type"),
+        (("publish", "a.b", "--id", "x"), ExitCode.USAGE, "--id"),
+        (("publish", "a.b", "--id", str(UUID(int=1)), "--key", "k"), ExitCode.USAGE, "--key"),
+        (("publish", "a.b", "--source-app", "a\nb"), ExitCode.USAGE, "--source-app"),
+        (("why", str(UUID(int=0)), "--depth", "0"), ExitCode.USAGE, "--depth"),
+        (("why", str(UUID(int=0)), "--limit", "50001"), ExitCode.USAGE, "50000"),
+        (("events", "list", "--type", "a..b"), ExitCode.USAGE, "a..b"),
+        (("events", "list", "--since", "soon"), ExitCode.USAGE, "soon"),
+        (("tail", ""), ExitCode.USAGE, "pattern"),
+        (("nonsense",), ExitCode.USAGE, "nonsense"),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence_and_an_exit_code(
+    bb: Run, arguments: tuple[str, ...], code: ExitCode, said: str
+) -> None:
+    result = bb(*arguments)
+    assert result.exit_code == code
+    assert said.lower() in result.stderr.lower()
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_without_tracking_events_are_published_and_why_is_unavailable(bb: Run) -> None:
+    off = {"BLOODBANK_CORRELATION_TRACKING": "false"}
+    published = bb("publish", "a.b", "--json", **off)
+    why = bb("why", orjson.loads(published.stdout)["event_id"], **off)
+    assert orjson.loads(published.stdout)["lineage"] == "disabled"
+    assert (why.exit_code, "BLOODBANK_CORRELATION_TRACKING" in why.stderr) == (ExitCode.UNAVAILABLE, True)
+
+
+def test_a_wrong_setting_is_named(bb: Run) -> None:
+    result = bb("events", "list", BLOODBANK_PAGE_LIMIT="many")
+    assert (result.exit_code, "BLOODBANK_PAGE_LIMIT" in result.stderr) == (ExitCode.USAGE, True)
+
+
+def test_no_server_at_the_url_is_unavailable(bb: Run) -> None:
+    result = bb("events", "list", BLOODBANK_URL="http://127.0.0.1:1")
+    assert (result.exit_code, "bb serve" in result.stderr) == (ExitCode.UNAVAILABLE, True)
+
+
+def test_version_and_help_are_told(bb: Run) -> None:
+    assert bb("--version").stdout.startswith("bb 0.")
+    assert "Exit codes" in bb("--help").stdout

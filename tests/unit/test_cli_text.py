@@ -1,0 +1,89 @@
+"""What commands write, and how they read what is typed."""
+
+from __future__ import annotations
+
+import io
+import sys
+from datetime import UTC, datetime, timedelta
+
+import orjson
+import pytest
+
+from bloodbank.cli.events import parse_time
+from bloodbank.cli.publish import read_payload
+from bloodbank.cli.text import Span, clock, json_text, plain, printable, table, write_lines
+from bloodbank.errors import InvalidEvent, InvalidQuery
+
+NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_pipe_gets_no_colours_and_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    write_lines([(Span("x" * 300, "bold red"), Span(" end"))])
+    assert capsys.readouterr().out == "x" * 300 + " end\n"
+
+
+def test_a_terminal_gets_colours_and_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    write_lines([(Span("[bold]" * 50, "bold red"), Span(" end"))])
+    assert terminal.getvalue() == "\x1b[1;31m" + "[bold]" * 50 + "\x1b[0m end\n"
+
+
+def test_json_escapes_what_steers_a_terminal_and_stays_the_same_value() -> None:
+    value = {"text": "\x9b31m\x7f é"}
+    assert not set(json_text(value)) & {"\x9b", "\x7f"}
+    assert orjson.loads(json_text(value)) == value
+
+
+def test_what_is_not_printable_is_replaced() -> None:
+    assert printable("a\x1b[0m\u202eb é") == "a\ufffd[0m\ufffdb é"
+
+
+def test_columns_are_aligned_but_for_the_last() -> None:
+    rows = [(Span("a"), Span("b")), (Span("long"), Span("c"))]
+    assert plain(table(rows)) == "a     b\nlong  c\n"
+    assert table([]) == []
+
+
+def test_times_of_today_go_without_the_day() -> None:
+    today, before = NOW.isoformat(), (NOW - timedelta(days=2)).isoformat()
+    assert clock([today, None], NOW)(today) == NOW.astimezone().strftime("%H:%M:%S")
+    both = clock([today, before], NOW)
+    assert both(today) == NOW.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    assert len(both(None)) == len(both(before))
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("90s", NOW - timedelta(seconds=90)),
+        ("15m", NOW - timedelta(minutes=15)),
+        ("2h", NOW - timedelta(hours=2)),
+        ("3d", NOW - timedelta(days=3)),
+        ("2026-03-01T09:00:00+02:00", datetime(2026, 3, 1, 7, 0, tzinfo=UTC)),
+        ("2026-03-01T09:00:00Z", datetime(2026, 3, 1, 9, 0, tzinfo=UTC)),
+        ("2026-03-01T09:00", datetime(2026, 3, 1, 9, 0).astimezone(UTC)),
+        (None, None),
+    ],
+)
+def test_times_are_iso_or_how_long_ago(text: str | None, meant: datetime | None) -> None:
+    assert parse_time(text, NOW) == meant
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "5", "5 weeks", "-3d", "9999999999d", "999999999d", "0001-01-01"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidQuery, match="15m"):
+        parse_time(text, NOW)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "1", "NaN", '{"a": NaN}', "@/no/such/file", '{"a": "\udc80"}'])
+def test_a_payload_that_is_no_json_object_is_refused(text: str) -> None:
+    with pytest.raises(InvalidEvent, match="Nothing was published"):
+        read_payload(text)

@@ -1,0 +1,132 @@
+"""Lineage answers as text trees."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from uuid import UUID
+
+from bloodbank.cli.text import Line, plain, short_ids
+from bloodbank.cli.tree import DEEPEST_INDENT, tree_lines
+from tests.unit.lineage_answers import NOON, answer_of, id_of
+
+DIAMOND = {"call": [], "left": ["call"], "right": ["call"], "notes": ["left", "right"]}
+
+
+def _short(*names: str) -> list[str]:
+    return [str(id_of(name))[:13] for name in names]
+
+
+def _shape(lines: list[Line]) -> list[str]:
+    """The lines without the columns behind the label."""
+    return [
+        line.split("  ")[0] if "↑" not in line else line for line in map(_with_wide_lead, plain(lines).splitlines())
+    ]
+
+
+def _with_wide_lead(line: str) -> str:
+    lead = len(line) - len(line.lstrip(" │├└─╌"))
+    return line[:lead].replace(" ", ".") + line[lead:]
+
+
+def test_causes_stand_below_what_they_caused_and_a_shared_one_once() -> None:
+    lines = tree_lines(answer_of(DIAMOND, "notes"), "ancestors", now=NOON)
+    call = _short("call")[0]
+    assert _shape(lines) == [
+        "test.notes",
+        "├─.test.left",
+        "│..└─.test.call",
+        "└─.test.right",
+        f"...└─.↑ see {call} (test.call)",
+    ]
+
+
+def test_effects_stand_below_their_causes() -> None:
+    lines = tree_lines(answer_of(DIAMOND, "call", "descendants"), "descendants", now=NOON)
+    notes = _short("notes")[0]
+    assert _shape(lines) == [
+        "test.call",
+        "├─.test.left",
+        "│..└─.test.notes",
+        "└─.test.right",
+        f"...└─.↑ see {notes} (test.notes)",
+    ]
+
+
+def test_every_line_tells_id_time_and_source_in_columns() -> None:
+    lines = plain(tree_lines(answer_of(DIAMOND, "notes"), "ancestors", now=NOON)).splitlines()
+    local = [(NOON + timedelta(seconds=second)).astimezone().strftime("%H:%M:%S") for second in range(4)]
+    notes, left, call, right = _short("notes", "left", "call", "right")
+    assert lines[:4] == [
+        f"test.notes       {notes}  {local[3]}  tests",
+        f"├─ test.left     {left}  {local[1]}  tests",
+        f"│  └─ test.call  {call}  {local[0]}  tests",
+        f"└─ test.right    {right}  {local[2]}  tests",
+    ]
+
+
+def test_a_parent_that_was_never_seen_is_dashed() -> None:
+    answer = answer_of({"notes": ["lost"]}, "notes", unseen=["lost"])
+    lines = plain(tree_lines(answer, "ancestors", now=NOON)).splitlines()
+    assert lines[1].startswith("└╌ (not seen)")
+    assert _short("lost")[0] in lines[1]
+
+
+def test_only_failures_are_red() -> None:
+    answer = answer_of({"a": [], "b": ["a"]}, "a", "descendants", types={"b": "llm.error"})
+    styles = {span.text: span.style for line in tree_lines(answer, "descendants", now=NOON) for span in line}
+    assert "red" in styles["llm.error"]
+    assert "red" not in styles["test.a"]
+
+
+def test_a_circle_ends() -> None:
+    answer = answer_of({"a": ["b"], "b": ["a"]}, "a")
+    assert answer["cycle"]
+    assert _shape(tree_lines(answer, "ancestors", now=NOON)) == [
+        "test.a",
+        "└─.test.b",
+        f"...└─.↑ see {_short('a')[0]} (test.a)",
+    ]
+
+
+def test_where_an_answer_is_cut_there_is_said_to_be_more() -> None:
+    answer = answer_of({"b": [], "c": ["b"]}, "c", frontier=["b"])
+    assert [line.endswith("… and more") for line in plain(tree_lines(answer, "ancestors", now=NOON)).splitlines()] == [
+        False,
+        True,
+    ]
+
+
+def test_a_node_in_both_directions_of_a_graph_is_drawn_one_way_only() -> None:
+    answer = answer_of({"a": [], "b": ["a"], "c": ["b"]}, "b", "both")
+    assert _shape(tree_lines(answer, "ancestors", now=NOON)) == ["test.b", "└─.test.a"]
+
+
+def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
+    answer = answer_of({"a": []}, "a")
+    answer["nodes"][0]["source"] = "app\x9b31m\x1b[31m"
+    assert "\x9b" not in plain(tree_lines(answer, "ancestors", now=NOON))
+    assert "\x1b" not in plain(tree_lines(answer, "ancestors", now=NOON))
+
+
+def test_a_chain_of_ten_thousand_is_written_whole_and_narrow() -> None:
+    answer = answer_of({"a": []}, "a")
+    ids = [str(UUID(int=number)) for number in range(10_000)]
+    answer["nodes"] = [{**answer["nodes"][0], "id": each, "event_type": f"test.e{each[-4:]}"} for each in ids]
+    answer["edges"] = [{"parent": parent, "child": child} for parent, child in pairwise(ids)]
+    answer["focus"] = ids[-1]
+    text = plain(tree_lines(answer, "ancestors", now=NOON))
+    written = [word for line in text.splitlines() for word in line.split() if word.startswith("test.")]
+    # What goes on at the margin is named twice: where it is left, and where it is taken up.
+    distinct = list(dict.fromkeys(written))
+    assert distinct == [node["event_type"] for node in reversed(answer["nodes"])]
+    assert len(written) - len(distinct) == (len(ids) - 1) // DEEPEST_INDENT
+    assert max(map(len, text.splitlines())) < 160
+
+
+def test_short_ids_are_as_long_as_it_takes_to_tell_them_apart() -> None:
+    ids = ["01a2091e-81dd-7000-8000-000000000001", "01a2091e-81dd-7001-8000-000000000001"]
+    assert short_ids(ids[:1]) == {ids[0]: "01a2091e-81dd"}
+    assert short_ids(ids) == {each: each[:18] for each in ids}
+    twins = [ids[0], ids[0][:-1] + "2"]
+    assert short_ids(twins) == {each: each for each in twins}
