@@ -14,14 +14,14 @@ class ApiServer(Server):
     """The API on 127.0.0.1, on the embedded bus unless the settings name servers.
 
     settings: environment variables, such as RABBIT_URL="amqp://…". Its folder holds the data.
-    command: what to start, default: uvicorn with the documented application. HTTP_PORT says the port.
+    command: arguments of Python, default: uvicorn with the documented application. HTTP_PORT says the port.
     """
 
     name = "api"
 
     def __init__(self, command: Sequence[str] = (), **settings: str) -> None:
         super().__init__()
-        self._command = command or ("uvicorn", "event_producers.http:app", "--port", str(self.port))
+        self._command = command or ("-m", "uvicorn", "event_producers.http:app", "--port", str(self.port))
         self._settings = settings
 
     @property
@@ -48,4 +48,4 @@ class ApiServer(Server):
             **self._settings,
         }
         # Not in the folder of the checkout, whose .env is the developer's.
-        return OwnedProcess([sys.executable, "-m", *self._command], env=environment, cwd=self.folder, log=self.log)
+        return OwnedProcess([sys.executable, *self._command], env=environment, cwd=self.folder, log=self.log)

@@ -161,6 +161,7 @@ async def test_upper_case_digits_are_a_signature(client: httpx.AsyncClient) -> N
 async def test_a_signed_body_that_is_no_json_object_is_refused(client: httpx.AsyncClient) -> None:
     assert_problem(await _deliver(client, b"{"), 400, "invalid_json")
     assert_problem(await _deliver(client, []), 422, "invalid_event")
+    assert_problem(await _deliver(client, {"event": "test", "n": 2**64}), 422, "invalid_event")
     assert_problem(await _deliver(client, {}, **{"Content-Type": "text/plain"}), 415, "unsupported_media_type")
 
 

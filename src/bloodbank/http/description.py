@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+from bloodbank.envelope import EventType
 from bloodbank.events import Artifact, LLMErrorPayload, LLMPrompt, LLMResponse
 from bloodbank.http import incoming, problems
 from bloodbank.http.shapes import BatchIn, EnvelopeV1, EventIn, FirefliesV1, FirefliesV2, Problem, WithPayload
@@ -31,6 +32,8 @@ SECURITY: dict[str, Any] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key of BLOODBANK_API_KEYS."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, in another header."},
 }
+# Said, and left to the registry and the envelope to check: they answer 422 with the path of what is wrong.
+EVENT_TYPE: dict[str, Any] = TypeAdapter(EventType).json_schema()
 REASONS = {
     400: "The request cannot be understood: not JSON, not a UUID, a wrong parameter.",
     401: "No API key, or a wrong one; for webhooks, no signature or a wrong one.",
@@ -43,13 +46,18 @@ REASONS = {
     503: "The bus, or the store that the answer needs, cannot be reached, or tracking is off. Try again later.",
     504: "The event may be on the bus: the broker did not confirm in time. Send it again with the same `event_id`.",
 }
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 HEADERS: list[dict[str, Any]] = [
     {
         "name": incoming.PARENTS_HEADER,
         "in": "header",
         "required": False,
         "description": "Ids of events that caused this one, separated by commas; added to those in the body.",
-        "schema": {"type": "string", "maxLength": incoming.LONGEST_PARENTS_HEADER},
+        "schema": {
+            "type": "string",
+            "maxLength": incoming.LONGEST_PARENTS_HEADER,
+            "pattern": f"^{_UUID}(, ?{_UUID}){{0,63}}$",
+        },
     },
     {
         "name": incoming.IDEMPOTENCY_HEADER,

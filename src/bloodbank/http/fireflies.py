@@ -16,6 +16,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from bloodbank import ids
+from bloodbank.errors import InvalidEvent
 
 MEETING_TRANSCRIBED = "fireflies.meeting.transcribed"
 MEETING_SUMMARIZED = "fireflies.meeting.summarized"
@@ -59,7 +60,8 @@ def is_signed(body: bytes, signature: str, secrets: Sequence[SecretStr]) -> bool
 def read_notice(body: Mapping[str, Any]) -> Notice:
     """Return what a webhook says. What is no known event, or not in its known form, is kept as it came.
 
-    Refusing it would lose it: the sender understands only success, and its format may grow.
+    Refusing it would lose it: the sender understands only success, and its format may grow. Raises InvalidEvent
+    for what cannot be kept at all: an integer beyond 64 bits.
     """
     read = _read_v1 if "eventType" in body or "meetingId" in body else _read_v2
     return read(body) or _received(body)
@@ -88,7 +90,13 @@ def _read_v2(body: Mapping[str, Any]) -> Notice | None:
 def _received(body: Mapping[str, Any]) -> Notice:
     event = body.get("event", body.get("eventType"))
     name = event if isinstance(event, str) and event else "unnamed"
-    return Notice(ids.event_id(RECEIVED, body=body), RECEIVED, {"event": name, "body": body})
+    try:
+        event_id = ids.event_id(RECEIVED, body=body)
+    except ValueError as error:
+        raise InvalidEvent(
+            f"The webhook cannot be kept: {error}. Nothing was published.", [("", "must hold JSON values only")]
+        ) from error
+    return Notice(event_id, RECEIVED, {"event": name, "body": body})
 
 
 def _known(events: Mapping[object, str], event: object) -> str | None:

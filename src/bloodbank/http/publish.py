@@ -125,7 +125,14 @@ async def publish_artifact(request: Request) -> Response:
 )
 async def publish_typed(
     request: Request,
-    event_type: Annotated[str, Path(description="Two to eight words joined by dots.", examples=["invoice.paid"])],
+    event_type: Annotated[
+        str,
+        Path(
+            description="Two to eight words joined by dots.",
+            examples=["invoice.paid"],
+            json_schema_extra=description.EVENT_TYPE,
+        ),
+    ],
 ) -> Response:
     """Publish a payload under a type. The body is the payload, or a request object with parents and more."""
     return await _publish(request, incoming.of_type(event_type, await _read(request)))

@@ -40,7 +40,10 @@ async def list_schemas(request: Request) -> Response:
     | description.refusals(401, 403, 404),
 )
 async def read_schema(
-    request: Request, event_type: Annotated[str, Path(description="Type of an event.", examples=["llm.prompt"])]
+    request: Request,
+    event_type: Annotated[
+        str, Path(description="Type of an event.", examples=["llm.prompt"], json_schema_extra=description.EVENT_TYPE)
+    ],
 ) -> Response:
     """Return what the payload of a type must look like."""
     model = bus_of(request).publisher.registry.model_for(event_type)

@@ -1,0 +1,101 @@
+"""The server process itself: where it listens, what it logs, how it ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers.api import ApiServer
+from tests.servers.process import wait_until
+
+SERVE = ("-c", "from bloodbank.config import load_settings as l; from bloodbank.http.server import serve; serve(l())")
+KEY, SECRET = "a-key-that-nobody-may-see", "a-secret-nobody-may-see"
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    server = ApiServer(SERVE, HTTP_HOST="0.0.0.0")
+    server.start()
+    yield server
+    server.close()
+
+
+def test_without_keys_it_listens_on_loopback_only_and_says_so(server: ApiServer) -> None:
+    log = server.log.read_text()
+    assert "listening on loopback only" in log
+    assert f"listens on 127.0.0.1 port {server.port}" in log
+    # Another address of this machine, which is answered where all addresses are listened on.
+    with socket.socket() as other:
+        other.settimeout(2)
+        assert other.connect_ex(("127.0.0.2", server.port)) != 0
+
+
+def test_a_request_under_way_is_finished_before_it_ends(server: ApiServer) -> None:
+    body = b'{"text": "half now, half later"}'
+    head = (
+        f"POST /events/a.b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head.encode() + b"\r\nExpect: 100-continue\r\n\r\n")
+        # The server asks for the body when the request is in its hands.
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+        connection.sendall(body[:10])
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        wait_until(lambda: "Shutting down" in server.log.read_text(), seconds=10, what="the server hears the signal")
+        connection.sendall(body[10:])
+        answer = connection.recv(4000)
+        stopping.join()
+    assert answer.startswith(b"HTTP/1.1 201"), answer
+
+
+def test_the_log_holds_no_secrets() -> None:
+    settings = {"BLOODBANK_API_KEYS": f"{KEY}:admin", "BLOODBANK_FIREFLIES_SECRETS": SECRET}
+    server = ApiServer(SERVE, HTTP_HOST="127.0.0.1", BLOODBANK_LOG_LEVEL="DEBUG", **settings)
+    try:
+        server.start()
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            assert client.get("/events", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+            assert client.get("/events", headers={"X-API-Key": f"{KEY}x"}).status_code == 401
+            assert client.post("/webhooks/fireflies", json={}).status_code == 401
+        server.stop()
+        log = server.log.read_text()
+    finally:
+        server.close()
+    assert "GET /events" in log
+    assert KEY not in log
+    assert SECRET not in log
+
+
+def test_a_wrong_setting_stops_the_documented_command_with_one_sentence(tmp_path: Path) -> None:
+    environment = {**os.environ, "BLOODBANK_DATA_DIR": str(tmp_path), "BLOODBANK_PAGE_LIMIT": "many"}
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "event_producers.http:app", "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Wrong setting. BLOODBANK_PAGE_LIMIT: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_application_is_imported_with_nothing_configured(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOODBANK_")}
+    command = [sys.executable, "-W", "error", "-c", "from event_producers.http import app; print(app.title)"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("Bloodbank\n", "")
+    assert list(tmp_path.iterdir()) == []
