@@ -22,7 +22,8 @@ from bloodbank import (
     TransportUnavailable,
     event_id,
 )
-from tests.unit.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
+from bloodbank.http import body as reading
+from tests.unit.http_app import PROMPT, api, app_of, assert_problem, bus_of, publishing_with
 
 
 @pytest.fixture(scope="module")
@@ -359,12 +360,10 @@ async def test_a_batch_is_a_list_or_an_object_with_nothing_but_events(client: ht
     assert_problem(response, 400, "invalid_request")
 
 
-async def test_a_client_that_leaves_early_publishes_nothing(client: httpx.AsyncClient) -> None:
-    before = await bus_of(client).log.page(limit=1)
-    app = client._transport.app  # type: ignore[attr-defined]
+async def _post_raw(client: httpx.AsyncClient, messages: list[Any]) -> list[Any]:
+    """Send the messages of a server to the application and return its answer; after them nothing comes."""
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/events/a.b", "query_string": b"", "headers": headers}
-    messages: list[Any] = [{"type": "http.request", "body": b'{"a":1}', "more_body": True}, {"type": "http.disconnect"}]
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -373,6 +372,22 @@ async def test_a_client_that_leaves_early_publishes_nothing(client: httpx.AsyncC
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app(scope | {"client": ("127.0.0.1", 1), "root_path": ""}, receive, send)
+    await app_of(client)(scope | {"client": ("127.0.0.1", 1), "root_path": ""}, receive, send)
+    return sent
+
+
+HALF_A_BODY = {"type": "http.request", "body": b'{"a":1}', "more_body": True}
+
+
+async def test_a_client_that_leaves_early_publishes_nothing(client: httpx.AsyncClient) -> None:
+    before = await bus_of(client).log.page(limit=1)
+    sent = await _post_raw(client, [HALF_A_BODY, {"type": "http.disconnect"}])
     assert sent[0]["status"] == 400
     assert (await bus_of(client).log.page(limit=1)).items == before.items
+
+
+async def test_a_body_that_never_ends_is_given_up(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BODY_TIMEOUT_SECONDS", 0.01)
+    sent = await _post_raw(client, [HALF_A_BODY])
+    assert sent[0]["status"] == 408
+    assert b'"body_timeout"' in sent[1]["body"]

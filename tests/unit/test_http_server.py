@@ -74,3 +74,15 @@ async def test_a_data_folder_that_cannot_be_used_stops_the_start_with_one_senten
     [message] = await _start(create_app(Settings(_env_file=None, data_dir=tmp_path / "file" / "data")))
     assert message["type"] == "lifespan.startup.failed"
     assert "Traceback" not in message["message"]
+
+
+async def test_the_environment_is_read_at_the_start_and_a_misspelt_variable_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = create_app()
+    monkeypatch.setenv("BLOODBANK_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("BLOODBANK_PAGELIMIT", "7")
+    async with app.router.lifespan_context(app):
+        assert app.state.bus.settings.data_dir == tmp_path / "data"
+    assert "BLOODBANK_PAGELIMIT is no setting" in caplog.text

@@ -47,9 +47,13 @@ def caller_of(request: Request) -> Caller:
     key = request.headers.get(IDEMPOTENCY_HEADER)
     if key is not None and not _VISIBLE.fullmatch(key):
         raise RequestRefused(f"{IDEMPOTENCY_HEADER} must be 1 to 255 visible ASCII characters. Nothing was published.")
+    return Caller(source_of(request), _parents(request.headers.getlist(PARENTS_HEADER)), key)
+
+
+def source_of(request: Request) -> Source:
+    """Return the source of events that name none: the client's address."""
     host = request.client.host if request.client else "unknown"
-    source = Source(host=host, type=TriggerType.HOOK, app=APP)
-    return Caller(source, _parents(request.headers.getlist(PARENTS_HEADER)), key)
+    return Source(host=host, type=TriggerType.HOOK, app=APP)
 
 
 def of_type(event_type: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ async def _envelope(request: Request, bus: Bus, notice: fireflies.Notice) -> Eve
     return create_envelope(
         notice.event_type,
         notice.payload,
-        source=incoming.caller_of(request).source,
+        source=incoming.source_of(request),
         correlation_ids=parents,
         event_id=notice.event_id,
         registry=bus.publisher.registry,
