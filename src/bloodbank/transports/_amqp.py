@@ -159,6 +159,15 @@ def write_queue_of(channel: Channel) -> asyncio.Queue[ChannelFrame]:
     return cast("asyncio.Queue[ChannelFrame]", channel.write_queue)  # pyright: ignore[reportUnknownMemberType], bare Queue
 
 
+def is_open(channel: Channel) -> bool:
+    """Say whether frames may be sent on a channel.
+
+    When the broker closes it, the driver takes it from the connection's table first, and answers. A frame
+    behind that answer would make the broker close the whole connection.
+    """
+    return not channel.is_closed and channel.connection.channels.get(channel.number) is channel
+
+
 async def close_channel(channel: Channel) -> None:
     """Close a channel within CLOSE_SECONDS; what is wrong with it does not matter any more."""
     try:

@@ -24,6 +24,7 @@ from bloodbank.transports._amqp import (
     confirms_of,
     explain,
     is_blocked,
+    is_open,
     meaning_of,
     on_close,
     open_channel,
@@ -120,11 +121,11 @@ class _OpenChannel:
 
     @property
     def is_closed(self) -> bool:
-        return self._channel.is_closed
+        return not is_open(self._channel)
 
     async def publish(self, body: bytes, *, exchange: str, routing_key: str, properties: Basic.Properties) -> None:
         """Publish and return when it is confirmed. When this is cancelled the message is sent all the same."""
-        if self._channel.is_closed:
+        if self.is_closed:
             raise ChannelInvalidStateError("closed")
         frames = self._frames(body, exchange, routing_key, properties)
         self._channel.delivery_tag += 1
@@ -148,7 +149,7 @@ class _OpenChannel:
         return b"".join(parts)
 
     def _flush(self) -> None:
-        if self._channel.is_closed:
+        if self.is_closed:
             return
         if self._write_queue.full():
             self._loop.call_later(FLUSH_AGAIN_SECONDS, self._flush)
