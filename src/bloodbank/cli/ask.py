@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ from bloodbank.cli.bus import Json, connect
 from bloodbank.cli.edge import at_edge
 from bloodbank.cli.text import note, write_json, write_lines
 from bloodbank.cli.tree import tree_lines
-from bloodbank.config import Settings, load_settings
+
+if TYPE_CHECKING:
+    from bloodbank.config import Settings
 
 EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")]
 Depth = Annotated[int, typer.Option("--depth", min=1, help="Most hops from the event.")]
@@ -33,6 +35,8 @@ def effects(event_id: EventId, depth: Depth = 1000, limit: Limit = 500, as_json:
 
 
 def _answer(text: str, direction: str, depth: int, limit: int, *, as_json: bool) -> None:
+    from bloodbank.config import load_settings
+
     answer = asyncio.run(_ask(load_settings(), text, direction, depth, limit))
     if as_json:
         write_json(answer)

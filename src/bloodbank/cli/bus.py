@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from uuid import UUID
 
-from bloodbank.config import Settings
+if TYPE_CHECKING:
+    from bloodbank.config import Settings
 
 Json = dict[str, Any]
 

@@ -9,16 +9,18 @@ import typer
 
 from bloodbank.cli.edge import ExitCode, at_edge
 from bloodbank.cli.text import Line, Span, printable, write_json, write_lines
-from bloodbank.config import Settings, load_settings
 from bloodbank.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bloodbank.cli.checks import Check
+    from bloodbank.config import Settings
 
 
 @at_edge
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
     """Examine settings, data folder, broker, store, clock and port; say what is wrong and how to mend it."""
+    from bloodbank.config import load_settings
+
     try:
         settings = load_settings()
     except ConfigurationError as error:

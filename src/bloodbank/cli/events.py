@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,9 +24,10 @@ from bloodbank.cli.text import (
     write_json_line,
     write_lines,
 )
-from bloodbank.config import Settings, load_settings
 from bloodbank.errors import InvalidQuery
-from bloodbank.events.failures import is_failure
+
+if TYPE_CHECKING:
+    from bloodbank.config import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,6 +49,8 @@ def list_events(
     as_json: AsJson = False,
 ) -> None:
     """List events, the newest first."""
+    from bloodbank.config import load_settings
+
     now = datetime.now(UTC)
     span = (parse_time(since, now), parse_time(until, now))
     items, complete = asyncio.run(_newest(load_settings(), pattern, *span, limit))
@@ -65,6 +68,8 @@ def get_event(
     event_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")],
 ) -> None:
     """Print an event as JSON, with its payload."""
+    from bloodbank.config import load_settings
+
     settings = load_settings()
 
     async def ask() -> Json:
@@ -80,6 +85,8 @@ def show_schema(
     event_type: Annotated[str | None, typer.Argument(metavar="TYPE", help="Type of an event.")] = None,
 ) -> None:
     """List the event types that have a model, or print the JSON Schema of one."""
+    from bloodbank.config import load_settings
+
     settings = load_settings()
 
     async def ask() -> Json:
@@ -100,6 +107,8 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="Print each event as one line of JSON.")] = False,
 ) -> None:
     """Show events as they come, until Ctrl-C."""
+    from bloodbank.config import load_settings
+
     asyncio.run(_tail(load_settings(), pattern, count, as_json=as_json))
 
 
@@ -136,6 +145,8 @@ async def _newest(
 
 def event_lines(items: list[Json], now: datetime) -> list[Line]:
     """Return a line for each envelope: time, id, type, source and how many causes it names."""
+    from bloodbank.events.failures import is_failure
+
     short = short_ids(item["event_id"] for item in items)
     time = clock([item["timestamp"] for item in items], now)
     rows: list[tuple[Span, ...]] = []

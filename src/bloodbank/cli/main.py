@@ -14,7 +14,6 @@ import typer
 
 from bloodbank.cli import ask, doctor, events, publish
 from bloodbank.cli.edge import ExitCode, at_edge
-from bloodbank.config import load_settings
 
 app = typer.Typer(
     name="bb",
@@ -62,6 +61,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default: HTTP_PORT.")] = None,
 ) -> None:
     """Run the HTTP API."""
+    from bloodbank.config import load_settings
     from bloodbank.http.server import serve as run_server
 
     given = {"http_host": host, "http_port": port}
@@ -72,6 +72,7 @@ def serve(
 def demo() -> None:
     """Play a day of events through a server of its own, and ask why."""
     from bloodbank.cli.demo.play import play
+    from bloodbank.config import load_settings
 
     if not asyncio.run(play(load_settings())):
         raise typer.Exit(ExitCode.DEFECT)

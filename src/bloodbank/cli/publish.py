@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from uuid import UUID
 
 import orjson
@@ -14,11 +14,12 @@ import typer
 from bloodbank.cli.bus import Json, connect
 from bloodbank.cli.edge import at_edge
 from bloodbank.cli.text import note, write_json
-from bloodbank.config import Settings, load_settings
-from bloodbank.envelope import Source
 from bloodbank.errors import InvalidEvent
 from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.ids import new_event_id
+
+if TYPE_CHECKING:
+    from bloodbank.config import Settings
 
 
 @at_edge
@@ -39,6 +40,8 @@ def publish(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Publish an event; print its id and what became of it."""
+    from bloodbank.config import load_settings
+
     if event_id is not None and key is not None:
         raise typer.BadParameter("give either --id or --key, not both")
     settings = load_settings()
@@ -85,6 +88,8 @@ def _new_id(event_type: str, key: str | None) -> UUID:
 
 def _source(settings: Settings, app: str | None) -> Json:
     from pydantic import ValidationError
+
+    from bloodbank.envelope import Source
 
     try:
         return Source.local(app or settings.service_name).model_dump(mode="json", exclude_none=True)

@@ -68,7 +68,10 @@ async def _play_story(bus: Bus, server: DemoServer) -> dict[str, UUID]:
         else:
             answer = await bus.publish(_event(scene, [ids[cause] for cause in scene.causes]))
         if (answer["status"], answer["lineage"]) != ("published", "recorded"):
-            raise Unavailable(f"{scene.event_type} was answered {answer['status']}, lineage {answer['lineage']}.")
+            raise Unavailable(
+                f"{scene.event_type} was answered {answer['status']}, lineage {answer['lineage']}. "
+                "Look with 'bb doctor'."
+            )
         ids[scene.name] = UUID(answer["event_id"])
         write_lines([_scene_line(number, scene)])
     return ids
