@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
 
 from tests.servers.process import Server, ServerMissing
 from tests.servers.rabbit import RabbitServer
@@ -17,20 +19,38 @@ ALLOW_SKIP = "BLOODBANK_TEST_ALLOW_SKIP"
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
+EXAMPLES = int(os.environ.get("BLOODBANK_TEST_EXAMPLES", "15"))
+"""How often a property is tried: few times while one works, more often in `make test`."""
+
+# No time limit an example, since a busy machine is no defect.
+settings.register_profile(
+    "bloodbank", max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("bloodbank")
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def _blockbuster() -> BlockBuster:
+    return BlockBuster("bloodbank")
+
+
 @pytest.fixture(autouse=True)
-def blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In unit and conformance tests a blocking call of ours on the event loop raises BlockingError."""
-    if not {"unit", "conformance"} & set(request.path.parts):
+def blocking_calls(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -> Iterator[None]:
+    """In unit, API and conformance tests a blocking call of ours on the event loop raises BlockingError."""
+    has_a_loop = inspect.iscoroutinefunction(getattr(request.node, "obj", None))
+    if not has_a_loop or not {"unit", "api", "conformance"} & set(request.path.parts):
         yield
         return
-    with blockbuster_ctx("bloodbank"):
+    _blockbuster.activate()
+    try:
         yield
+    finally:
+        _blockbuster.deactivate()
 
 
 @pytest.fixture(scope="session")

@@ -165,5 +165,5 @@ class AnyHistory(RuleBasedStateMachine):
         assert self.breaker.seconds_until_probe == pytest.approx(left)
 
 
-AnyHistory.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+AnyHistory.TestCase.settings = settings(stateful_step_count=25)
 TestAnyHistory = AnyHistory.TestCase

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bloodbank.codec import VERSION_HEADER, decode, digest, encode
@@ -30,7 +30,6 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
 
 
-@settings(max_examples=60)
 @given(OBJECTS, st.lists(st.uuids(), max_size=3))
 def test_what_goes_in_comes_out(payload: dict[str, Any], parents: list[Any]) -> None:
     envelope = create_envelope(
@@ -142,7 +141,6 @@ def digest_of(payload: dict[str, Any], **changes: Any) -> bytes:
     return encode(create_envelope("a.b", payload, **changes)).digest
 
 
-@settings(max_examples=40)
 @given(OBJECTS)
 def test_the_order_of_keys_the_time_and_the_source_do_not_change_a_digest(payload: dict[str, Any]) -> None:
     turned = dict(reversed(payload.items()))
@@ -151,7 +149,6 @@ def test_the_order_of_keys_the_time_and_the_source_do_not_change_a_digest(payloa
     assert digest_of(payload) == other
 
 
-@settings(max_examples=40)
 @given(OBJECTS, OBJECTS)
 def test_other_payloads_have_other_digests(one: dict[str, Any], other: dict[str, Any]) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
@@ -186,7 +183,6 @@ def test_an_envelope_of_version_1_is_upgraded_on_reading() -> None:
     assert decode(body).payload == {"x": 1}
 
 
-@settings(max_examples=60)
 @given(st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_raise_anything_else(body: bytes) -> None:
     with pytest.raises(InvalidEvent):

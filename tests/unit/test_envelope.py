@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -87,7 +87,6 @@ def test_types_that_are_refused(event_type: object) -> None:
     assert problem_of({"event_type": event_type}) == "event_type"
 
 
-@settings(max_examples=60)
 @given(st.text(max_size=20))
 def test_any_type_that_is_taken_is_a_routing_key(text: str) -> None:
     try:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import networkx as nx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, topological_order, walk
@@ -121,7 +121,6 @@ def distances(graph: nx.DiGraph, focus: int, direction: Direction) -> dict[int, 
 DIRECTIONS = st.sampled_from(Direction)
 
 
-@settings(max_examples=40)
 @given(parents_of(), DIRECTIONS, st.data())
 def test_a_walk_is_what_networkx_finds(
     parents: dict[int, list[int]], direction: Direction, data: st.DataObject
@@ -141,7 +140,6 @@ def test_a_walk_is_what_networkx_finds(
     assert not graph.truncated.limit
 
 
-@settings(max_examples=40)
 @given(parents_of(circles=True), DIRECTIONS, st.data())
 def test_circles_end_and_hide_nothing(parents: dict[int, list[int]], direction: Direction, data: st.DataObject) -> None:
     expected = reference(parents)
@@ -152,7 +150,6 @@ def test_circles_end_and_hide_nothing(parents: dict[int, list[int]], direction: 
     assert graph.cycle is not nx.is_directed_acyclic_graph(expected.subgraph(found))
 
 
-@settings(max_examples=40)
 @given(parents_of(), st.permutations(range(13)), st.data())
 def test_parents_come_first_and_ties_go_by_time_then_id(
     parents: dict[int, list[int]], order: list[int], data: st.DataObject
@@ -167,7 +164,6 @@ def test_parents_come_first_and_ties_go_by_time_then_id(
     assert ints(graph.ids) == list(by_rank)
 
 
-@settings(max_examples=40)
 @given(parents_of(), DIRECTIONS, st.integers(1, 4), st.data())
 def test_max_depth_cuts_by_hops_and_says_where(
     parents: dict[int, list[int]], direction: Direction, max_depth: int, data: st.DataObject
@@ -182,7 +178,6 @@ def test_max_depth_cuts_by_hops_and_says_where(
     assert set(ints(graph.truncated.frontier)) == open_ends(expected, graph, direction)
 
 
-@settings(max_examples=40)
 @given(parents_of(), st.sampled_from([Direction.ANCESTORS, Direction.DESCENDANTS]), st.integers(1, 6), st.data())
 def test_limit_keeps_what_is_nearest_and_of_that_the_smaller_ids(
     parents: dict[int, list[int]], direction: Direction, limit: int, data: st.DataObject
@@ -197,7 +192,6 @@ def test_limit_keeps_what_is_nearest_and_of_that_the_smaller_ids(
     assert set(ints(graph.truncated.frontier)) == open_ends(expected, graph, direction)
 
 
-@settings(max_examples=40)
 @given(parents_of(), st.integers(1, 6), st.data())
 def test_limit_holds_in_both_directions_together(
     parents: dict[int, list[int]], limit: int, data: st.DataObject
@@ -226,7 +220,6 @@ def open_ends(expected: nx.DiGraph, graph: Graph, direction: Direction) -> set[i
     return ends
 
 
-@settings(max_examples=40)
 @given(parents_of(), st.sampled_from([Direction.ANCESTORS, Direction.DESCENDANTS]), st.integers(1, 3), st.data())
 def test_asking_the_frontier_yields_the_rest(
     parents: dict[int, list[int]], direction: Direction, max_depth: int, data: st.DataObject
@@ -304,7 +297,6 @@ def test_ten_thousand_children_come_in_order() -> None:
     assert len(index.asked) == 2
 
 
-@settings(max_examples=40)
 @given(parents_of(circles=True))
 def test_every_event_is_ordered_once_whatever_circles_there_are(parents: dict[int, list[int]]) -> None:
     index = Index(parents)

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis import exceptions
 
@@ -35,7 +35,6 @@ LINK = Link(UUID(int=1), (UUID(int=2),), "llm.prompt", datetime(2026, 1, 1, tzin
 NOT_OURS = {"ChildDeadlockedError", "IncorrectPolicyType"}
 
 
-@settings(max_examples=60)
 @given(LINKS)
 def test_what_is_packed_comes_back(link: Link) -> None:
     assert unpack(link.event_id, pack(link)) == link
@@ -51,14 +50,12 @@ def test_a_value_that_is_cut_short_is_refused(length: int) -> None:
         unpack(LINK.event_id, pack(LINK)[:length])
 
 
-@settings(max_examples=60)
 @given(st.binary(max_size=80))
 def test_a_value_of_another_format_is_refused(value: bytes) -> None:
     with pytest.raises(StoreFormatError):
         unpack(LINK.event_id, b"\x02" + value)
 
 
-@settings(max_examples=100)
 @given(st.binary(max_size=120))
 def test_no_value_raises_anything_else(value: bytes) -> None:
     try:

@@ -13,7 +13,7 @@ import pytest
 from bloodbank import BloodbankError, EventEnvelope, Publisher, PublishResult
 from bloodbank.http import bounds, problems
 from bloodbank.http.app import create_app
-from tests.unit.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
+from tests.api.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "MADE-UP")
 

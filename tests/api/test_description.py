@@ -9,7 +9,7 @@ import pytest
 
 from bloodbank.http.app import create_app
 from bloodbank.http.examples import EVENT_ID
-from tests.unit.http_app import api
+from tests.api.http_app import api
 
 DESCRIPTION: dict[str, Any] = create_app().openapi()
 OPERATIONS = [

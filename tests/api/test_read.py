@@ -14,8 +14,8 @@ import pytest
 from bloodbank import CorrelationTracker, Publisher
 from bloodbank._sqlite import Database
 from bloodbank.stores.sqlite import SqliteStore
+from tests.api.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
 from tests.unit.faulty_store import FaultyStore
-from tests.unit.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
 
 
 @pytest.fixture(scope="module")

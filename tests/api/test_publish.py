@@ -23,7 +23,7 @@ from bloodbank import (
     event_id,
 )
 from bloodbank.http import body as reading
-from tests.unit.http_app import PROMPT, api, app_of, assert_problem, bus_of, publishing_with
+from tests.api.http_app import PROMPT, api, app_of, assert_problem, bus_of, publishing_with
 
 
 @pytest.fixture(scope="module")

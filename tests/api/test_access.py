@@ -14,7 +14,7 @@ from bloodbank.config import Scope
 from bloodbank.http.access import is_loopback
 from bloodbank.http.app import ROUTERS, create_app
 from bloodbank.http.keys import KeyRing
-from tests.unit.http_app import PROMPT, api, app_of, assert_problem, connect
+from tests.api.http_app import PROMPT, api, app_of, assert_problem, connect
 
 STRANGER = ("203.0.113.9", 40_000)
 OPEN = {"/healthz", "/livez", "/docs", "/openapi.json", "/webhooks/fireflies"}

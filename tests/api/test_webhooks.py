@@ -19,8 +19,8 @@ from bloodbank._sqlite import Database
 from bloodbank.http import webhooks
 from bloodbank.http.fireflies import read_notice
 from bloodbank.stores.sqlite import SqliteStore
+from tests.api.http_app import api, app_of, assert_problem, bus_of, connect, publishing_with
 from tests.unit.faulty_store import FaultyStore
-from tests.unit.http_app import api, app_of, assert_problem, bus_of, connect, publishing_with
 
 OLD, NEW = "the-old-secret-16", "the-new-secret-16"
 PATH = "/webhooks/fireflies"
