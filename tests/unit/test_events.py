@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 import typing
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -273,10 +272,10 @@ def test_all_failures_share_one_shape() -> None:
         assert issubclass(model, FailurePayload) is is_failure(name), name
 
 
-def test_times_that_are_left_out_are_now() -> None:
-    upload = validate("fireflies.transcript.upload", SAMPLES["fireflies.transcript.upload"][0])
-    created_at = upload.model_dump()["created_at"]
-    assert abs((datetime.now(UTC) - created_at).total_seconds()) < 60
+def test_an_event_that_is_sent_again_says_the_same_although_time_went_by() -> None:
+    for name in TYPES:
+        smallest = SAMPLES[name][0]
+        assert validate(name, smallest).model_dump_json() == validate(name, smallest).model_dump_json(), name
 
 
 def test_one_artifact_model_fits_all_three_actions() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field
 
 from bloodbank.events.failures import FailurePayload, Payload
-from bloodbank.events.registry import event, utc_now
+from bloodbank.events.registry import event
 
 
 class SentimentType(StrEnum):
@@ -71,6 +71,9 @@ class FirefliesTranscriptUploadPayload(Payload):
     """A recording shall be transcribed.
 
     Pass the id of this event to Fireflies as `client_reference_id`: the webhook then names it as cause.
+
+    created_at: when the recording was made; absent: at the time of the event. It has no default of its own,
+        so that sending the same request again says the same.
     """
 
     media_file: str = Field(min_length=1)
@@ -78,7 +81,7 @@ class FirefliesTranscriptUploadPayload(Payload):
     media_type: str
     title: str | None = None
     user_id: str | None = None
-    created_at: AwareDatetime = Field(default_factory=utc_now)
+    created_at: AwareDatetime | None = None
 
 
 @event("fireflies.transcript.ready")
@@ -125,12 +128,15 @@ class FirefliesTranscriptProcessedPayload(Payload):
 
 @event("fireflies.transcript.failed")
 class FirefliesTranscriptFailedPayload(FailurePayload):
-    """Upload, transcription or processing of a recording failed."""
+    """Upload, transcription or processing of a recording failed.
+
+    timestamp: when it failed; absent: at the time of the event.
+    """
 
     failed_stage: Literal["upload", "transcription", "processing"]
     transcript_id: str | None = None
     media_file: str | None = None
-    timestamp: AwareDatetime = Field(default_factory=utc_now)
+    timestamp: AwareDatetime | None = None
     is_retryable: bool = True
     metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
 

@@ -49,6 +49,8 @@ class EventRegistry:
 
         Raises InvalidEvent with the path of each problem, UnknownEventType when unknown types are refused.
         """
+        if not isinstance(event_type, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without types
+            raise InvalidEvent("event_type must be a text.", [("event_type", "Input should be a valid string")])
         model = self.model_for(event_type)
         if model is None:
             return self._validate_unknown(event_type, payload)
