@@ -366,3 +366,14 @@ async def test_a_group_whose_queue_was_deleted_begins_anew(rabbit_server: Rabbit
             await transport.publish(event, timeout_seconds=5)
             await asyncio.wait({waiting}, timeout=0.1)
         assert (await waiting).message == event
+
+
+async def test_a_task_that_waits_for_a_delivery_ends_with_the_subscription(
+    rabbit_server: RabbitServer, exchange: str
+) -> None:
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        async with transport.subscribe("#", group=None, prefetch=1) as deliveries:
+            waiting = asyncio.create_task(next_of(deliveries))
+            await asyncio.sleep(0)
+        with pytest.raises(StopAsyncIteration):
+            await waiting

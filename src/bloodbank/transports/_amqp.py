@@ -203,6 +203,7 @@ class Link:
     name: what it is for; shown in the broker's list of connections.
     connect_timeout_seconds: longest time for one attempt, `prepare` included.
     prepare: awaited on every new connection before anyone else gets it.
+    on_up: called after every new connection; to be set before `start`.
     """
 
     def __init__(
@@ -223,7 +224,9 @@ class Link:
         self._connection: Connection | None = None
         self._failure: TransportUnavailable | None = None
         self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
         self._closed = False
+        self.on_up: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to connect. Idempotent."""
@@ -252,6 +255,12 @@ class Link:
                 raise TransportUnavailable(str(self._failure)) from self._failure
             await self._changed.wait()
 
+    def wake(self) -> None:
+        """Try again now, because the broker was seen; whoever asks for the connection waits for the outcome."""
+        if self._failure is not None:
+            self._failure = None
+            self._wake.set()
+
     async def close(self) -> None:
         """End the connection, within a few seconds also when the broker is frozen. Idempotent."""
         self._closed = True
@@ -277,8 +286,16 @@ class Link:
             except TransportUnavailable as error:
                 self._down(error)
                 # Half to all of it, so that many clients do not come back at the same moment.
-                await asyncio.sleep(backoff_seconds * random.uniform(0.5, 1))  # noqa: S311, jitter is no secret
+                await self._pause(backoff_seconds * random.uniform(0.5, 1))  # noqa: S311, jitter is no secret
                 backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[Connection]:
@@ -310,6 +327,8 @@ class Link:
         logger.info("Connected to RabbitMQ at %s (%s).", self.address, self._name)
         self._connection, self._failure = connection, None
         self._announce()
+        if self.on_up is not None:
+            self.on_up()
 
     def _down(self, error: TransportUnavailable) -> None:
         if self._failure is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
@@ -68,6 +69,7 @@ class Subscription:
         self._pattern = pattern
         self._prefetch = prefetch
         self._channel: Channel | None = None
+        self._ended = False
         # None: the channel or the consumer has ended.
         self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
 
@@ -78,11 +80,15 @@ class Subscription:
         except TransportUnavailable as error:
             logger.warning("%s Subscribing when it works.", error)
 
-    async def deliveries(self) -> AsyncGenerator[Delivery]:
-        """Yield deliveries for ever. Raises NotOpen when the transport is closed."""
-        while True:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        """Return the next delivery. Ends when the subscription does; raises NotOpen when the transport is closed."""
+        while not self._ended:
             if self._channel is None or self._channel.is_closed:
                 await self._attach_again()
+                continue
             delivered = await self._arrived.get()
             channel = self._channel
             if delivered is None or channel is None or channel.is_closed:
@@ -91,10 +97,14 @@ class Subscription:
                 if channel is not None:
                     await close_channel(channel)
                 continue
-            yield RabbitDelivery(self, channel, delivered)
+            return RabbitDelivery(self, channel, delivered)
+        raise StopAsyncIteration
 
     async def close(self) -> None:
         """End the subscription; what is not settled goes back. A queue without a group is deleted."""
+        self._ended = True
+        # For a task that still waits for a delivery.
+        self._arrived.put_nowait(None)
         channel, self._channel = self._channel, None
         if channel is None or channel.is_closed:
             return
@@ -146,7 +156,7 @@ class Subscription:
     async def _attach_again(self) -> None:
         backoff_seconds = FIRST_BACKOFF_SECONDS
         said = False
-        while True:
+        while not self._ended:
             try:
                 await self._attach(await self._link.connection(patient=True))
             except TransportUnavailable as error:
@@ -156,7 +166,9 @@ class Subscription:
                 await asyncio.sleep(backoff_seconds)
                 backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
             else:
-                return
+                break
+        if self._ended:
+            await self.close()
 
 
 class RabbitDelivery:

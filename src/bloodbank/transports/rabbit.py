@@ -47,6 +47,9 @@ class RabbitTransport:
         url = settings.rabbit_url.get_secret_value()
         self._publishing = self._link(url, "publishing")
         self._consuming = self._link(url, "consuming")
+        # Each tells the other that the broker is back.
+        self._publishing.on_up = self._consuming.wake
+        self._consuming.on_up = self._publishing.wake
         self._outlet = Outlet(self._publishing, self._declare)
         self._log = RabbitLog(
             self._consuming, self._outlet, self._names, timeout_seconds=settings.query_timeout_seconds
@@ -183,8 +186,7 @@ class RabbitTransport:
         self._require_open()
         try:
             await subscription.open()
-            async with aclosing(subscription.deliveries()) as deliveries:
-                yield deliveries
+            yield subscription
         finally:
             await subscription.close()
 
