@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -391,3 +392,11 @@ async def test_a_body_that_never_ends_is_given_up(client: httpx.AsyncClient, mon
     sent = await _post_raw(client, [HALF_A_BODY])
     assert sent[0]["status"] == 408
     assert b'"body_timeout"' in sent[1]["body"]
+
+
+@pytest.mark.parametrize("address", ["x" * 300, "a\tb", ""])
+async def test_a_proxy_that_forwards_no_address_leaves_the_source_unknown(tmp_path: Path, address: str) -> None:
+    # uvicorn puts what X-Forwarded-For says in place of the address, whatever it is.
+    async with api(tmp_path, client=(address, 0), allow_anonymous=True) as client:
+        envelope = await _read_back(client, await client.post("/events/llm/prompt", json=PROMPT))
+    assert envelope["source"]["host"] == "unknown"
