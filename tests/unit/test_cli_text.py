@@ -87,3 +87,19 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_a_payload_that_is_no_json_object_is_refused(text: str) -> None:
     with pytest.raises(InvalidEvent, match="Nothing was published"):
         read_payload(text)
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "123456789012345678901234567890", "-9223372036854775809"])
+def test_an_integer_that_would_be_changed_is_refused(number: str) -> None:
+    with pytest.raises(InvalidEvent, match="64-bit"):
+        read_payload(f'{{"n": {number}}}')
+
+
+def test_the_largest_integer_stays_as_it_is() -> None:
+    assert read_payload('{"n": [18446744073709551615, -9223372036854775808]}') == {"n": [2**64 - 1, -(2**63)]}
+
+
+@pytest.mark.parametrize("text", ['{"n": 1e400}', '{"n": NaN}'])
+def test_what_is_no_number_is_no_json(text: str) -> None:
+    with pytest.raises(InvalidEvent, match="not JSON"):
+        read_payload(text)
