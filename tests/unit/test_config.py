@@ -210,3 +210,21 @@ def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -
 )
 def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+
+
+@pytest.mark.parametrize("key", ["ключ-ключ", "hush\nhush", "hush hush", " "])
+@pytest.mark.parametrize("variable", ["BLOODBANK_KEY", "BLOODBANK_API_KEYS"])
+def test_a_key_that_no_header_can_carry_stops_the_start(
+    variable: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"long-enough{key}long-enough:read" if variable == "BLOODBANK_API_KEYS" else key)
+    with pytest.raises(ConfigurationError, match=f"{variable}: .*visible ASCII") as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_KEY", "key-of-a-file\n")
+    key = load_settings().server_key
+    assert key is not None
+    assert key.get_secret_value() == "key-of-a-file"
