@@ -318,7 +318,10 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("must name a home folder that exists after the tilde") from None
 
     def redis_address(self) -> str | None:
         """Return the Redis URL with its password, or None when no Redis is set."""
@@ -337,6 +340,12 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_sentence(error)) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file .env cannot be read: {error.strerror}. Mend that and start again."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError("The file .env is no UTF-8. Correct it and start again.") from None
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:

@@ -228,3 +228,25 @@ def test_white_space_around_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPat
     key = load_settings().server_key
     assert key is not None
     assert key.get_secret_value() == "key-of-a-file"
+
+
+def test_an_env_file_that_is_no_text_is_one_sentence() -> None:
+    Path(".env").write_bytes(b"HTTP_PORT=8\xff\n")
+    with pytest.raises(ConfigurationError, match=r"\.env is no UTF-8"):
+        load_settings()
+
+
+def test_an_env_file_that_cannot_be_read_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", refuse)
+    Path(".env").write_text("HTTP_PORT=1\n")
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: Permission denied"):
+        load_settings()
+
+
+def test_the_home_of_nobody_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_DATA_DIR", "~no-such-user/bb")
+    with pytest.raises(ConfigurationError, match="BLOODBANK_DATA_DIR: must name a home folder"):
+        load_settings()
