@@ -90,7 +90,12 @@ def read_payload(data: str) -> Json:
 
 def _new_id(event_type: str, key: str | None) -> UUID:
     # The same id that the HTTP API makes of the header Idempotency-Key.
-    return new_event_id() if key is None else deterministic_event_id(event_type, idempotency_key=key)
+    if key is None:
+        return new_event_id()
+    try:
+        return deterministic_event_id(event_type, idempotency_key=key)
+    except ValueError as error:
+        raise InvalidEvent(f"TYPE and --key make no id: {error}. Nothing was published.") from error
 
 
 def _source(settings: Settings, app: str | None) -> Json:
