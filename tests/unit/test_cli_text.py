@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time as clocks
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -103,3 +104,15 @@ def test_the_largest_integer_stays_as_it_is() -> None:
 def test_what_is_no_number_is_no_json(text: str) -> None:
     with pytest.raises(InvalidEvent, match="not JSON"):
         read_payload(text)
+
+
+@pytest.mark.parametrize("zone", ["UTC+5", "UTC-5"])
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_time_at_the_end_of_the_calendar_is_written(zone: str, time: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    clocks.tzset()
+    try:
+        assert clock([time, None], NOW)(time)
+    finally:
+        monkeypatch.undo()
+        clocks.tzset()
