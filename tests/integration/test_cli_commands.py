@@ -209,3 +209,11 @@ def test_an_argument_that_is_no_text_is_wrong_usage(bb: Run, arguments: tuple[st
 def test_a_key_without_a_type_is_wrong_usage(bb: Run) -> None:
     result = bb("publish", "", "--key", "k")
     assert (result.exit_code, "Nothing was published" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("variable", ["BLOODBANK_LINEAGE_NODE_LIMIT", "BLOODBANK_LINEAGE_DEPTH_LIMIT"])
+def test_limits_that_settings_lower_lower_the_defaults_too(bb: Run, variable: str) -> None:
+    event_id = _publish(bb, "a.b")
+    for command in ("why", "effects"):
+        assert bb(command, event_id, **{variable: "10"}).exit_code == 0
+        assert bb(command, event_id, "--limit", "11", "--depth", "11", **{variable: "10"}).exit_code == 2
