@@ -451,3 +451,13 @@ async def test_many_large_events_let_others_run_while_they_are_serialised(
         tasks.cancel_scope.cancel()
     assert [isinstance(result, PublishResult) for result in results] == [True] * 3
     assert seen[0] < seen[1] < seen[2]
+
+
+async def test_a_body_that_says_it_is_too_long_is_not_waited_for(client: httpx.AsyncClient) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await anyio.sleep_forever()
+        yield b""
+
+    headers = {"Content-Type": "application/json", "Content-Length": "4097"}
+    with anyio.fail_after(5):
+        assert_problem(await client.post("/events", content=never(), headers=headers), 413, "body_too_large")
