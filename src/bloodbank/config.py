@@ -6,6 +6,7 @@ docs/configuration.md holds the same table; a test compares them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bloodbank.errors import ConfigurationError
+
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
 class Scope(StrEnum):
@@ -290,6 +293,16 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
         return _require_scheme(value, ("redis", "rediss"))
 
+    @field_validator("server_key")
+    @classmethod
+    def _sendable_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        key = value.get_secret_value().strip()
+        if not _VISIBLE.fullmatch(key):
+            raise ValueError("must be visible ASCII characters, which a header can carry")
+        return SecretStr(key)
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _parse_keys(cls, value: object) -> object:
@@ -305,7 +318,10 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("must name a home folder that exists after the tilde") from None
 
     def redis_address(self) -> str | None:
         """Return the Redis URL with its password, or None when no Redis is set."""
@@ -324,6 +340,12 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_sentence(error)) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The file .env cannot be read: {error.strerror}. Mend that and start again."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError("The file .env is no UTF-8. Correct it and start again.") from None
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -377,10 +399,10 @@ def _parse_key(entry: str) -> tuple[str, frozenset[Scope]]:
         parsed = frozenset(Scope(scope.strip()) for scope in scopes.split("+"))
     except ValueError:
         parsed = frozenset[Scope]()
-    if not separator or len(key) < 8 or not parsed:
+    if not separator or len(key) < 8 or not _VISIBLE.fullmatch(key) or not parsed:
         raise ValueError(
-            "each entry must be a key of at least 8 characters, a colon and scopes from publish, read and "
-            "admin joined by '+', such as 's3cret-key:publish+read'"
+            "each entry must be a key of at least 8 visible ASCII characters, a colon and scopes from publish, read "
+            "and admin joined by '+', such as 's3cret-key:publish+read'"
         )
     return key, parsed
 

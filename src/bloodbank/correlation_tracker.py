@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from bloodbank.breaker import BreakerState, CircuitBreaker
-from bloodbank.errors import InvalidQuery, NotOpen, StoreUnavailable
+from bloodbank.errors import InvalidQuery, NotOpen, StoreFormatError, StoreUnavailable
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node
@@ -187,7 +187,7 @@ class CorrelationTracker:
         return await self.record(Link(child_event_id, parents, event_type, now, source, now))
 
     async def find(self, event_ids: Sequence[UUID]) -> dict[UUID, Node] | None:
-        """Return what the index knows of some events within `timeout_seconds`, or None when it is away."""
+        """Return what the index knows of some events within `timeout_seconds`; None when it is away or unreadable."""
         self._require_open()
         if self._breaker.state is not BreakerState.CLOSED:
             return None
@@ -196,6 +196,10 @@ class CorrelationTracker:
                 nodes = await self._store.nodes(event_ids)
         except (StoreUnavailable, TimeoutError) as error:
             self._failed(error, decisive=isinstance(error, TimeoutError))
+            return None
+        except StoreFormatError as error:
+            # Publishing asks this first, and what is wrong with the index must not stop it.
+            logger.warning("The index cannot tell of an event: %s", error)
             return None
         self._breaker.record_success()
         return nodes

@@ -51,13 +51,17 @@ class EventLog:
         self._settings = settings
 
     async def get(self, event_id: UUID) -> EventEnvelope[Any]:
-        """Return an event. Raises EventNotFound, TransportUnavailable, InvalidEvent."""
+        """Return an event. Raises EventNotFound, also for a message that is no envelope, and TransportUnavailable."""
         near = None
         if self._tracker is not None:
             node = (await self._tracker.find([event_id]) or {}).get(event_id)
             near = node.link.accepted_at - _CLOCK_SKEW if node and node.link else None
         message = await self._transport.get(event_id, near=near)
-        return codec.decode(message.body)
+        try:
+            return codec.decode(message.body)
+        except InvalidEvent as error:
+            # Whoever may publish on the broker can put anything there; it is not what the caller sent that is wrong.
+            raise EventNotFound(f"The log has a message {event_id}, and it is no event: {error}") from error
 
     async def page(
         self,

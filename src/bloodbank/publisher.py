@@ -24,6 +24,9 @@ from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.stores.base import Direction, Link, Node
 from bloodbank.transports.base import Message, Receipt, Transport
 
+ENCODED_AT_ONCE_BYTES = 262_144
+"""How much `publish_many` serialises before it lets others run."""
+
 
 class Status(StrEnum):
     """What became of an accepted event.
@@ -220,15 +223,22 @@ class Publisher:
         messages: dict[int, Message] = {}
         seen: set[UUID] = set()
         repeated: list[int] = []
+        encoded_bytes = 0
         for place, envelope in enumerate(events):
             if envelope.event_id in seen:
                 repeated.append(place)
                 continue
             seen.add(envelope.event_id)
             try:
-                messages[place] = codec.encode(envelope)
+                message = messages[place] = codec.encode(envelope)
             except InvalidEvent as error:
                 answers[place] = error
+                continue
+            encoded_bytes += len(message.body)
+            if encoded_bytes > ENCODED_AT_ONCE_BYTES:
+                # Many large events take seconds, and others wait for the event loop.
+                encoded_bytes = 0
+                await asyncio.sleep(0)
         for place in await self._answer_known(events, messages, answers):
             del messages[place]
         answers |= await self._send_many(events, messages)

@@ -149,3 +149,29 @@ async def test_before_the_start_only_livez_answers() -> None:
 def test_no_route_hides_from_the_description() -> None:
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     assert len(routes) == sum(map(len, create_app().openapi()["paths"].values()))
+
+
+async def test_one_of_two_host_headers_is_not_enough(unguarded: httpx.AsyncClient) -> None:
+    for hosts in (["localhost", "evil.example"], ["evil.example", "localhost"]):
+        response = await unguarded.get("/events", headers=[("Host", host) for host in hosts])
+        assert_problem(response, 403, "loopback_only")
+
+
+async def test_a_request_without_a_host_header_is_refused(unguarded: httpx.AsyncClient) -> None:
+    request = unguarded.build_request("GET", "/events")
+    del request.headers["host"]
+    assert_problem(await unguarded.send(request), 403, "loopback_only")
+
+
+@pytest.mark.parametrize("path", ["/webhooks", "/webhooksfireflies", "/healthz/", "/livez/x", "/docs/", "//healthz"])
+async def test_what_only_begins_like_an_open_path_asks_for_a_key(guarded: httpx.AsyncClient, path: str) -> None:
+    # Not as a relative address: httpx would take two slashes for a host.
+    assert_problem(await guarded.get(f"http://bus.example{path}"), 401, "key_required")
+
+
+async def test_below_a_path_of_the_proxy_the_same_paths_are_open(guarded: httpx.AsyncClient) -> None:
+    transport = httpx.ASGITransport(app_of(guarded), client=STRANGER, root_path="/bus")
+    async with httpx.AsyncClient(transport=transport, base_url="http://bus.example/bus") as client:
+        assert (await client.get("/healthz")).status_code == 200
+        assert_problem(await client.get("/events"), 401, "key_required")
+        assert (await client.get("/events", headers={"X-API-Key": "read-key-1"})).status_code == 200

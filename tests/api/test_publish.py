@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,8 +22,11 @@ from bloodbank import (
     Settings,
     Status,
     TransportUnavailable,
+    codec,
+    create_envelope,
     event_id,
 )
+from bloodbank.http import batch, incoming
 from bloodbank.http import body as reading
 from tests.api.http_app import PROMPT, api, app_of, assert_problem, bus_of, publishing_with
 
@@ -391,3 +396,68 @@ async def test_a_body_that_never_ends_is_given_up(client: httpx.AsyncClient, mon
     sent = await _post_raw(client, [HALF_A_BODY])
     assert sent[0]["status"] == 408
     assert b'"body_timeout"' in sent[1]["body"]
+
+
+@pytest.mark.parametrize("address", ["x" * 300, "a\tb", ""])
+async def test_a_proxy_that_forwards_no_address_leaves_the_source_unknown(tmp_path: Path, address: str) -> None:
+    # uvicorn puts what X-Forwarded-For says in place of the address, whatever it is.
+    async with api(tmp_path, client=(address, 0), allow_anonymous=True) as client:
+        envelope = await _read_back(client, await client.post("/events/llm/prompt", json=PROMPT))
+    assert envelope["source"]["host"] == "unknown"
+
+
+async def test_a_large_batch_is_read_beside_the_event_loop(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    read_event = incoming.read_event
+
+    def read(*arguments: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return read_event(*arguments)
+
+    monkeypatch.setattr(incoming, "read_event", read)
+    small = [{"event_type": "a.b", "payload": {}}]
+    assert (await client.post("/events/batch", json=small)).status_code == 200
+    monkeypatch.setattr(batch, "LARGE_BYTES", 1000)
+    large = [{"event_type": "a.b", "payload": {"text": "x" * 1000}}] * 2
+    assert [each["status"] for each in (await client.post("/events/batch", json=large)).json()["results"]] == [
+        "published",
+        "published",
+    ]
+    assert threads == [True, False, False]
+
+
+async def test_many_large_events_let_others_run_while_they_are_serialised(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, turns, seen = codec.encode, 0, list[int]()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.sleep(0)
+
+    def encode_and_look(envelope: EventEnvelope[Any]) -> Any:
+        seen.append(turns)
+        return encode(envelope)
+
+    monkeypatch.setattr(codec, "encode", encode_and_look)
+    events = [create_envelope("a.b", {"text": "x" * 300_000}) for _ in range(3)]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        results = await bus_of(client).publisher.publish_many(events)
+        tasks.cancel_scope.cancel()
+    assert [isinstance(result, PublishResult) for result in results] == [True] * 3
+    assert seen[0] < seen[1] < seen[2]
+
+
+async def test_a_body_that_says_it_is_too_long_is_not_waited_for(client: httpx.AsyncClient) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await anyio.sleep_forever()
+        yield b""
+
+    headers = {"Content-Type": "application/json", "Content-Length": "4097"}
+    with anyio.fail_after(5):
+        assert_problem(await client.post("/events", content=never(), headers=headers), 413, "body_too_large")

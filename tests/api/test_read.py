@@ -14,6 +14,7 @@ import pytest
 from bloodbank import CorrelationTracker, Publisher
 from bloodbank._sqlite import Database
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports.base import Message
 from tests.api.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
 from tests.unit.faulty_store import FaultyStore
 
@@ -276,3 +277,12 @@ async def test_a_server_whose_bus_is_away_is_not_ready(client: httpx.AsyncClient
         response = await client.get("/readyz")
     assert (response.status_code, response.json()["ready"]) == (503, False)
     assert response.json()["transport"]["detail"]
+
+
+async def test_a_message_that_is_no_event_is_not_found(client: httpx.AsyncClient) -> None:
+    event_id = uuid4()
+    foreign = Message(event_id=event_id, routing_key="a.foreign", body=b"not JSON")
+    await bus_of(client).publisher.transport.publish(foreign, timeout_seconds=5)
+    problem = assert_problem(await client.get(f"/events/{event_id}"), 404, "event_not_found")
+    assert "no event" in problem["detail"]
+    assert (await client.get("/events", params={"type": "a.foreign"})).json()["items"] == []

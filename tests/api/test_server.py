@@ -38,8 +38,9 @@ def test_an_address_in_use_is_one_sentence_that_names_the_settings(tmp_path: Pat
             serve(settings)
 
 
-def test_a_host_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
-    settings = Settings(_env_file=None, data_dir=tmp_path, http_host="no.such.host.invalid", allow_anonymous=True)
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 64])
+def test_a_host_that_does_not_exist_is_one_sentence(tmp_path: Path, host: str) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, http_host=host, allow_anonymous=True)
     with pytest.raises(ConfigurationError, match="HTTP_HOST"):
         serve(settings)
 

@@ -181,3 +181,39 @@ def test_no_server_at_the_url_is_unavailable(bb: Run) -> None:
 def test_version_and_help_are_told(bb: Run) -> None:
     assert bb("--version").stdout.startswith("bb 0.")
     assert "Exit codes" in bb("--help").stdout
+
+
+NOT_TEXT = "a\udcff"
+"""What Python makes of an argument that is no UTF-8."""
+
+
+@pytest.mark.parametrize("where", ["embedded", "server"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("publish", NOT_TEXT),
+        ("publish", "a.b", "--key", NOT_TEXT),
+        ("publish", "a.b", "--parent", NOT_TEXT),
+        ("why", NOT_TEXT),
+        ("events", "list", "--type", NOT_TEXT),
+        ("events", "schema", NOT_TEXT),
+        ("tail", NOT_TEXT),
+    ],
+)
+def test_an_argument_that_is_no_text_is_wrong_usage(bb: Run, arguments: tuple[str, ...], where: str) -> None:
+    variables = {"BLOODBANK_URL": "http://127.0.0.1:1"} if where == "server" else {}
+    result = bb(*arguments, **variables)
+    assert (result.exit_code, "UTF-8" in result.stderr) == (2, True)
+
+
+def test_a_key_without_a_type_is_wrong_usage(bb: Run) -> None:
+    result = bb("publish", "", "--key", "k")
+    assert (result.exit_code, "Nothing was published" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("variable", ["BLOODBANK_LINEAGE_NODE_LIMIT", "BLOODBANK_LINEAGE_DEPTH_LIMIT"])
+def test_limits_that_settings_lower_lower_the_defaults_too(bb: Run, variable: str) -> None:
+    event_id = _publish(bb, "a.b")
+    for command in ("why", "effects"):
+        assert bb(command, event_id, **{variable: "10"}).exit_code == 0
+        assert bb(command, event_id, "--limit", "11", "--depth", "11", **{variable: "10"}).exit_code == 2

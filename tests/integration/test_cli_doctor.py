@@ -114,3 +114,10 @@ def test_a_server_is_examined_from_afar() -> None:
     code, checks = _doctor(BLOODBANK_URL=server.url, BLOODBANK_KEY=KEY)
     assert (code, _problems(checks)) == (3, {"server"})
     assert "bb serve" in checks["server"]["remedy"]
+
+
+@pytest.mark.parametrize("option", ["bogus=1", "health_check_interval=often"])
+def test_an_option_of_redis_that_nobody_knows_is_found(option: str) -> None:
+    code, checks = _doctor(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0?{option}")
+    assert (code, _problems(checks)) == (3, {"bus"})
+    assert "REDIS_URL" in checks["bus"]["found"]

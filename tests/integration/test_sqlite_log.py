@@ -23,6 +23,7 @@ from bloodbank.errors import (
 )
 from bloodbank.ids import new_event_id
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports import _embedded_log as log
 from bloodbank.transports.base import Message, Receipt
 from bloodbank.transports.embedded import EmbeddedTransport
 
@@ -296,3 +297,28 @@ async def test_a_file_of_a_newer_version_is_refused(database: Database, part: st
     execute(database, f"UPDATE format SET version = 1 WHERE part = '{part}'")
     async with refused:
         pass
+
+
+async def test_reading_ends_where_the_log_ended_when_it_began(transport: EmbeddedTransport) -> None:
+    messages = [Message(new_event_id(), "a.b", b"{}") for _ in range(log.PAGE_ENTRIES + 1)]
+    await transport.publish_many(messages, timeout_seconds=DEADLINE_SECONDS)
+    entries = transport.read_log()
+    read = [(await anext(entries)).message.event_id]
+    # In the page that is read last, and behind the end.
+    await transport.publish(Message(new_event_id(), "a.late", b"{}"), timeout_seconds=DEADLINE_SECONDS)
+    read += [entry.message.event_id async for entry in entries]
+    assert read == [message.event_id for message in messages]
+
+
+async def test_an_error_of_the_disk_leaves_the_outcome_unknown(
+    transport: EmbeddedTransport, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "write", fail)
+        with pytest.raises(PublishUnknown, match="same id again is safe"):
+            await transport.publish(Message(new_event_id(), "a.b", b"{}"), timeout_seconds=1)

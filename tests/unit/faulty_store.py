@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Self
 from uuid import UUID
 
-from bloodbank.errors import StoreUnavailable
+from bloodbank.errors import StoreFormatError, StoreUnavailable
 from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node
 
 
@@ -27,6 +27,8 @@ class FaultyStore:
             raise StoreUnavailable("Connection refused. Start the store.")
         if self.mode == "hang":
             await asyncio.Event().wait()
+        if self.mode == "unreadable":
+            raise StoreFormatError("The index has another format.")
         if self.mode == "bug":
             raise ZeroDivisionError("a bug in a store")
 

@@ -8,10 +8,20 @@ from uuid import uuid4, uuid5
 import httpx
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from bloodbank.cli.edge import ExitCode, exit_code_of
-from bloodbank.cli.remote import CLOCK_SKEW, earliest_time, is_loopback, problem
-from bloodbank.errors import BloodbankError, ConfigurationError, EventNotFound, StoreUnavailable
+from bloodbank.cli.main import app
+from bloodbank.cli.remote import CLOCK_SKEW, RemoteBus, earliest_time, is_loopback, problem
+from bloodbank.config import Settings
+from bloodbank.errors import (
+    BloodbankError,
+    ConfigurationError,
+    EventNotFound,
+    PublishUnknown,
+    StoreUnavailable,
+    TransportUnavailable,
+)
 from bloodbank.http.problems import TABLE
 from bloodbank.ids import NAMESPACE, new_event_id
 
@@ -81,3 +91,41 @@ def test_loopback_is_told_from_other_hosts() -> None:
     assert not is_loopback("https://bus.example.com")
     with pytest.raises(ConfigurationError, match="BLOODBANK_URL"):
         is_loopback("http://[::1")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"<html>", b'{"status": "ok"}'])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("publish", "a.b"),
+        ("why", str(uuid4())),
+        ("why", "0123456789"),
+        ("events", "list"),
+        ("events", "get", str(uuid4())),
+        ("events", "schema"),
+        ("tail", "#"),
+    ],
+)
+def test_a_server_that_answers_something_else_is_unavailable(
+    arguments: tuple[str, ...], content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(*_: object, **__: object) -> httpx.Response:
+        return httpx.Response(200, content=content)
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", answer)
+    result = CliRunner().invoke(app, arguments, env={"BLOODBANK_URL": "http://127.0.0.1:1"})
+    assert (result.exit_code, "no Bloodbank server" in result.stderr) == (ExitCode.UNAVAILABLE, True)
+
+
+async def test_a_lost_answer_to_a_publish_is_unknown_and_one_to_a_question_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def break_off(*_: object, **__: object) -> httpx.Response:
+        raise httpx.ReadError("reset")
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", break_off)
+    async with RemoteBus(Settings(_env_file=None), "http://127.0.0.1:1") as bus:
+        with pytest.raises(PublishUnknown, match="same id is safe"):
+            await bus.publish({"event_type": "a.b", "payload": {}})
+        with pytest.raises(TransportUnavailable, match="Try again"):
+            await bus.get(uuid4())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time as clocks
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -87,3 +88,31 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_a_payload_that_is_no_json_object_is_refused(text: str) -> None:
     with pytest.raises(InvalidEvent, match="Nothing was published"):
         read_payload(text)
+
+
+@pytest.mark.parametrize("number", ["18446744073709551616", "123456789012345678901234567890", "-9223372036854775809"])
+def test_an_integer_that_would_be_changed_is_refused(number: str) -> None:
+    with pytest.raises(InvalidEvent, match="64-bit"):
+        read_payload(f'{{"n": {number}}}')
+
+
+def test_the_largest_integer_stays_as_it_is() -> None:
+    assert read_payload('{"n": [18446744073709551615, -9223372036854775808]}') == {"n": [2**64 - 1, -(2**63)]}
+
+
+@pytest.mark.parametrize("text", ['{"n": 1e400}', '{"n": NaN}'])
+def test_what_is_no_number_is_no_json(text: str) -> None:
+    with pytest.raises(InvalidEvent, match="not JSON"):
+        read_payload(text)
+
+
+@pytest.mark.parametrize("zone", ["UTC+5", "UTC-5"])
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_time_at_the_end_of_the_calendar_is_written(zone: str, time: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    clocks.tzset()
+    try:
+        assert clock([time, None], NOW)(time)
+    finally:
+        monkeypatch.undo()
+        clocks.tzset()

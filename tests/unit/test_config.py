@@ -210,3 +210,43 @@ def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -
 )
 def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+
+
+@pytest.mark.parametrize("key", ["ключ-ключ", "hush\nhush", "hush hush", " "])
+@pytest.mark.parametrize("variable", ["BLOODBANK_KEY", "BLOODBANK_API_KEYS"])
+def test_a_key_that_no_header_can_carry_stops_the_start(
+    variable: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"long-enough{key}long-enough:read" if variable == "BLOODBANK_API_KEYS" else key)
+    with pytest.raises(ConfigurationError, match=f"{variable}: .*visible ASCII") as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_KEY", "key-of-a-file\n")
+    key = load_settings().server_key
+    assert key is not None
+    assert key.get_secret_value() == "key-of-a-file"
+
+
+def test_an_env_file_that_is_no_text_is_one_sentence() -> None:
+    Path(".env").write_bytes(b"HTTP_PORT=8\xff\n")
+    with pytest.raises(ConfigurationError, match=r"\.env is no UTF-8"):
+        load_settings()
+
+
+def test_an_env_file_that_cannot_be_read_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pydantic_settings.sources.providers.dotenv.dotenv_values", refuse)
+    Path(".env").write_text("HTTP_PORT=1\n")
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: Permission denied"):
+        load_settings()
+
+
+def test_the_home_of_nobody_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_DATA_DIR", "~no-such-user/bb")
+    with pytest.raises(ConfigurationError, match="BLOODBANK_DATA_DIR: must name a home folder"):
+        load_settings()

@@ -359,6 +359,13 @@ class TestGracefulDegradation:
             assert tracker.breaker_state is BreakerState.OPEN
             assert await tracker.find([uuid4()]) is None
 
+    async def test_find_answers_none_when_the_store_is_unreadable(
+        self, tracker: CorrelationTracker, store: FaultyStore
+    ) -> None:
+        store.mode = "unreadable"
+        assert await tracker.find([uuid4()]) is None
+        assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
+
     async def test_a_full_queue_defers_at_once(self, store: FaultyStore) -> None:
         async with CorrelationTracker(store, queue_limit=5) as tracker:
             assert await tracker.record_many([link(uuid4()) for _ in range(6)]) == [Lineage.DEFERRED] * 6

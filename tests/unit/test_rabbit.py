@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from uuid import UUID, uuid5
 
 import aiormq.exceptions
 import pamqp.exceptions
 import pytest
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import ChannelFrame, DeliveredMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import base, commands
@@ -22,7 +23,7 @@ from bloodbank.errors import ConfigurationError, InvalidQuery, NotOpen, Transpor
 from bloodbank.transports import _amqp
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._rabbit_log import Start
-from bloodbank.transports._rabbit_publishing import is_refused
+from bloodbank.transports._rabbit_publishing import _OpenChannel, is_refused
 from bloodbank.transports.base import Message
 from bloodbank.transports.rabbit import RabbitTransport
 
@@ -221,3 +222,26 @@ def test_a_subscription_that_cannot_be_is_refused(pattern: str, prefetch: int) -
     transport = RabbitTransport(Settings(_env_file=None, rabbit_url="amqp://localhost:1"))
     with pytest.raises(InvalidQuery):
         transport.subscribe(pattern, group=None, prefetch=prefetch)
+
+
+async def test_what_finds_the_write_queue_full_is_sent_when_there_is_room() -> None:
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[ChannelFrame] = asyncio.Queue(maxsize=1)
+    queue.put_nowait(ChannelFrame(b"before", should_close=False))
+    channel = SimpleNamespace(
+        number=1, max_content_size=1000, delivery_tag=0, is_closed=False, write_queue=queue, confirmations={}
+    )
+    channel.closing = loop.create_future()
+    channel.connection = SimpleNamespace(channels={1: channel})
+    outlet = _OpenChannel(channel.connection, channel)  # type: ignore[arg-type]
+    publishing = asyncio.create_task(
+        outlet.publish(b"body", exchange="e", routing_key="a.b", properties=commands.Basic.Properties())
+    )
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert queue.get_nowait().payload == b"before"
+    async with asyncio.timeout(5):
+        assert b"body" in (await queue.get()).payload
+    channel.confirmations[1].set_result(None)
+    await publishing
+    channel.closing.cancel()

@@ -16,28 +16,35 @@ from bloodbank.cli.tree import tree_lines
 if TYPE_CHECKING:
     from bloodbank.config import Settings
 
+DEFAULT_DEPTH = 1000
+DEFAULT_LIMIT = 500
+
 EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")]
-Depth = Annotated[int, typer.Option("--depth", min=1, help="Most hops from the event.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="Most events.")]
+Depth = Annotated[int | None, typer.Option("--depth", min=1, help="Most hops from the event; else 1000.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Most events; else 500.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 @at_edge
-def why(event_id: EventId, depth: Depth = 1000, limit: Limit = 500, as_json: AsJson = False) -> None:
+def why(event_id: EventId, depth: Depth = None, limit: Limit = None, as_json: AsJson = False) -> None:
     """Show why an event happened: its causes below it, and theirs below them."""
     _answer(event_id, "ancestors", depth, limit, as_json=as_json)
 
 
 @at_edge
-def effects(event_id: EventId, depth: Depth = 1000, limit: Limit = 500, as_json: AsJson = False) -> None:
+def effects(event_id: EventId, depth: Depth = None, limit: Limit = None, as_json: AsJson = False) -> None:
     """Show what an event led to: its effects below it, and theirs below them."""
     _answer(event_id, "descendants", depth, limit, as_json=as_json)
 
 
-def _answer(text: str, direction: str, depth: int, limit: int, *, as_json: bool) -> None:
+def _answer(text: str, direction: str, depth: int | None, limit: int | None, *, as_json: bool) -> None:
     from bloodbank.config import load_settings
 
-    answer = asyncio.run(_ask(load_settings(), text, direction, depth, limit))
+    settings = load_settings()
+    # Where the settings allow less than the defaults, as much as they allow.
+    depth = min(DEFAULT_DEPTH, settings.lineage_depth_limit) if depth is None else depth
+    limit = min(DEFAULT_LIMIT, settings.lineage_node_limit) if limit is None else limit
+    answer = asyncio.run(_ask(settings, text, direction, depth, limit))
     if as_json:
         write_json(answer)
         return

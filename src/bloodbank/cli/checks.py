@@ -241,12 +241,15 @@ async def _newest_entry(settings: Settings, publisher: Publisher) -> datetime | 
 
 
 async def _redis_time(address: str, timeout_seconds: float) -> datetime | None:
-    client = Redis.from_url(address)  # pyright: ignore[reportUnknownMemberType], its options are untyped
+    client: Redis | None = None
     try:
+        client = Redis.from_url(address)  # pyright: ignore[reportUnknownMemberType], its options are untyped
         async with asyncio.timeout(timeout_seconds):
             seconds, microseconds = await client.time()  # pyright: ignore[reportUnknownMemberType], as above
-    except (RedisError, TimeoutError, OSError):
-        return None  # The store's line has said so.
+    except (RedisError, TimeoutError, OSError, TypeError, ValueError):
+        # The line of the store has said so; that of the bus, where the URL has an option that nobody knows.
+        return None
     finally:
-        await client.aclose()
+        if client is not None:
+            await client.aclose()
     return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)

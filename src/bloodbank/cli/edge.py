@@ -6,10 +6,10 @@ import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, cast
 
 import typer
 
@@ -23,6 +23,9 @@ from bloodbank.errors import (
 )
 
 Arguments = ParamSpec("Arguments")
+
+RAW = "data"
+"""The argument that may be any bytes: it can name a file, and is read as bytes otherwise."""
 
 
 class ExitCode(IntEnum):
@@ -52,6 +55,7 @@ def at_edge(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     @wraps(command)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
+            _require_text(kwargs)
             command(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.BadParameter):
@@ -70,6 +74,14 @@ def at_edge(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             raise typer.Exit(ExitCode.DEFECT) from None
 
     return guarded
+
+
+def _require_text(arguments: Mapping[str, object]) -> None:
+    """Raise InvalidQuery for an argument that is no UTF-8: it fits neither JSON nor a URL."""
+    for name, value in arguments.items():
+        for text in cast("list[object]", value) if isinstance(value, list) else [value]:
+            if name != RAW and isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise InvalidQuery(f"{text[:80]!r} is no UTF-8 text.")
 
 
 def _report_defect(error: Exception) -> None:

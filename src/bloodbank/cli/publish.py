@@ -62,6 +62,8 @@ def publish(
 
 def read_payload(data: str) -> Json:
     """Return the payload that `--data` means: JSON, `@file` or `-` for standard input. Raises InvalidEvent."""
+    from pydantic_core import from_json
+
     if data == "-":
         where, content = "Standard input", sys.stdin.buffer.read()
     elif data.startswith("@"):
@@ -73,9 +75,14 @@ def read_payload(data: str) -> Json:
     else:
         where, content = "The payload", data.encode(errors="surrogateescape")
     try:
-        payload: Any = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        # orjson refuses what is no JSON, but reads an integer beyond 64 bits as the nearest float, and writes none.
+        orjson.loads(content)
+        payload: Any = from_json(content)
+        orjson.dumps(payload)
+    except ValueError as error:
         raise InvalidEvent(f"{where} is not JSON: {error}. Nothing was published.") from error
+    except TypeError as error:
+        raise InvalidEvent(f"{where} holds what an event cannot carry: {error}. Nothing was published.") from error
     if not isinstance(payload, dict):
         raise InvalidEvent(f'{where} is JSON but no object; write one such as {{"name": 1}}. Nothing was published.')
     return cast("Json", payload)
@@ -83,7 +90,12 @@ def read_payload(data: str) -> Json:
 
 def _new_id(event_type: str, key: str | None) -> UUID:
     # The same id that the HTTP API makes of the header Idempotency-Key.
-    return new_event_id() if key is None else deterministic_event_id(event_type, idempotency_key=key)
+    if key is None:
+        return new_event_id()
+    try:
+        return deterministic_event_id(event_type, idempotency_key=key)
+    except ValueError as error:
+        raise InvalidEvent(f"TYPE and --key make no id: {error}. Nothing was published.") from error
 
 
 def _source(settings: Settings, app: str | None) -> Json:

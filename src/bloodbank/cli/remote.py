@@ -44,6 +44,11 @@ CLOCK_SKEW = timedelta(hours=1)
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
+RESULT = frozenset({"event_id", "status", "lineage"})
+ENVELOPE = frozenset({"event_id", "event_type", "payload"})
+GRAPH = frozenset({"focus", "nodes", "edges", "cycle", "truncated"})
+PAGE = frozenset({"items", "next"})
+"""Fields by which an answer of each kind is known as ours."""
 
 KINDS: Mapping[str, type[BloodbankError]] = {
     kind.code: kind
@@ -84,16 +89,16 @@ class RemoteBus:
     async def publish(self, event: Mapping[str, Any]) -> Json:
         """See `Bus.publish`."""
         headers = {"Content-Type": "application/json"}
-        return await self._ask("POST", "/events", content=orjson.dumps(event), headers=headers)
+        return await self._ask("POST", "/events", RESULT, content=orjson.dumps(event), headers=headers)
 
     async def get(self, event_id: UUID) -> Json:
         """See `Bus.get`."""
-        return await self._ask("GET", f"/events/{event_id}")
+        return await self._ask("GET", f"/events/{event_id}", ENVELOPE)
 
     async def lineage(self, event_id: UUID, direction: str, *, max_depth: int, limit: int) -> Json:
         """See `Bus.lineage`."""
         parameters = {"direction": direction, "max_depth": max_depth, "limit": limit}
-        return await self._ask("GET", f"/events/{event_id}/lineage", params=parameters)
+        return await self._ask("GET", f"/events/{event_id}/lineage", GRAPH, params=parameters)
 
     async def page(
         self, *, pattern: str, since: datetime | None, until: datetime | None, cursor: str | None, limit: int
@@ -106,7 +111,7 @@ class RemoteBus:
             "cursor": cursor,
             "limit": limit,
         }
-        return await self._ask("GET", "/events", params={k: v for k, v in parameters.items() if v is not None})
+        return await self._ask("GET", "/events", PAGE, params={k: v for k, v in parameters.items() if v is not None})
 
     @asynccontextmanager
     async def tail(self, pattern: str) -> AsyncGenerator[AsyncIterator[Json]]:
@@ -137,11 +142,11 @@ class RemoteBus:
 
     async def schemas(self) -> Json:
         """See `Bus.schemas`."""
-        return await self._ask("GET", "/schemas")
+        return await self._ask("GET", "/schemas", PAGE)
 
     async def schema(self, event_type: str) -> Json:
         """See `Bus.schema`."""
-        return await self._ask("GET", f"/schemas/{quote(event_type, safe='')}")
+        return await self._ask("GET", f"/schemas/{quote(event_type, safe='')}", frozenset())
 
     async def _newest(self, pattern: str, since: datetime | None) -> tuple[list[Json], datetime]:
         """Return the events since a time, newest first, at most `scan_limit`, and the server's time before that."""
@@ -153,14 +158,14 @@ class RemoteBus:
         while True:
             response = await self._send("GET", "/events", params=parameters)
             server_time = server_time or date_of(response)
-            page = _object_in(response, self._url)
+            page = _object_in(response, self._url, PAGE)
             items.extend(page["items"])
             if page["next"] is None or len(items) >= self._settings.scan_limit:
                 return items, server_time
             parameters["cursor"] = page["next"]
 
-    async def _ask(self, method: str, path: str, **arguments: Any) -> Json:
-        return _object_in(await self._send(method, path, **arguments), self._url)
+    async def _ask(self, method: str, path: str, fields: frozenset[str], **arguments: Any) -> Json:
+        return _object_in(await self._send(method, path, **arguments), self._url, fields)
 
     async def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         if self._client is None:
@@ -219,12 +224,13 @@ def _fallback(status_code: int) -> type[BloodbankError]:
     return EventNotFound if status_code == httpx.codes.NOT_FOUND.value else InvalidQuery
 
 
-def _object_in(response: httpx.Response, url: str) -> Json:
+def _object_in(response: httpx.Response, url: str, fields: frozenset[str]) -> Json:
+    """Return the answer, which must have some fields. Raises TransportUnavailable when it is no answer of ours."""
     try:
         answer = orjson.loads(response.content)
     except orjson.JSONDecodeError:
         answer = None
-    if not isinstance(answer, dict):
+    if not isinstance(answer, dict) or not fields <= cast("Json", answer).keys():
         raise TransportUnavailable(f"What answers at {redact_url(url)} is no Bloodbank server. Correct BLOODBANK_URL.")
     return cast("Json", answer)
 

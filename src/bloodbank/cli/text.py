@@ -92,14 +92,23 @@ def clock(times: Sequence[str | None], now: datetime) -> Callable[[str | None], 
     times: all that will be written together. now: aware.
     """
     today = now.astimezone().date()
-    moments = [datetime.fromisoformat(time).astimezone() for time in times if time]
+    moments = [_local(time) for time in times if time]
     layout = "%H:%M:%S" if all(moment.date() == today for moment in moments) else "%Y-%m-%d %H:%M:%S"
     blank = " " * len(now.strftime(layout))
 
     def write(time: str | None) -> str:
-        return datetime.fromisoformat(time).astimezone().strftime(layout) if time else blank
+        return _local(time).strftime(layout) if time else blank
 
     return write
+
+
+def _local(time: str) -> datetime:
+    """Return an ISO time as local time; as it is where local time has no such year: an event may be of any."""
+    moment = datetime.fromisoformat(time)
+    try:
+        return moment.astimezone()
+    except OverflowError:
+        return moment
 
 
 def table(rows: Sequence[Sequence[Span]]) -> list[Line]:

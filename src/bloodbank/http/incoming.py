@@ -9,6 +9,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from fastapi import Request
+from pydantic import ValidationError
 
 from bloodbank import ids
 from bloodbank.envelope import EventEnvelope, Source, TriggerType, is_v1, read_envelope, upgrade_v1
@@ -19,6 +20,7 @@ from bloodbank.http.refusals import RequestRefused
 PARENTS_HEADER = "X-Bloodbank-Parents"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 APP = "http-api"
+UNKNOWN_HOST = "unknown"
 LONGEST_PARENTS_HEADER = 4096
 MOST_NAMED_PARENTS = 1024
 """Most entries of correlation_ids, repeated ones included, that are looked at; 64 different ones are allowed."""
@@ -51,9 +53,15 @@ def caller_of(request: Request) -> Caller:
 
 
 def source_of(request: Request) -> Source:
-    """Return the source of events that name none: the client's address."""
-    host = request.client.host if request.client else "unknown"
-    return Source(host=host, type=TriggerType.HOOK, app=APP)
+    """Return the source of events that name none: the client's address.
+
+    Behind a proxy the address is what `X-Forwarded-For` says, and that may be anything.
+    """
+    host = request.client.host if request.client else UNKNOWN_HOST
+    try:
+        return Source(host=host, type=TriggerType.HOOK, app=APP)
+    except ValidationError:
+        return Source(host=UNKNOWN_HOST, type=TriggerType.HOOK, app=APP)
 
 
 def of_type(event_type: str, body: Mapping[str, Any]) -> dict[str, Any]:

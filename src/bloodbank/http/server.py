@@ -59,9 +59,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address, family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no host name"
         raise ConfigurationError(
-            f"HTTP_HOST and HTTP_PORT: cannot listen on {host} port {port}: {error.strerror}. Choose another "
+            f"HTTP_HOST and HTTP_PORT: cannot listen on {host} port {port}: {reason}. Choose another "
             "address, or end the program that uses it."
         ) from error
     listener.setblocking(False)

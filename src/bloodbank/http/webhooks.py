@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from bloodbank.correlation_tracker import Lineage
 from bloodbank.envelope import EventEnvelope, create_envelope
-from bloodbank.errors import BloodbankError, EventConflict, EventNotFound, InvalidEvent
+from bloodbank.errors import BloodbankError, EventConflict, EventNotFound
 from bloodbank.http import description, examples, fireflies, incoming
 from bloodbank.http.body import parse_json, read_body, require_json, require_object
 from bloodbank.http.bus import Bus, bus_of
@@ -125,7 +125,7 @@ async def _is_upload(bus: Bus, reference: UUID, notice_id: UUID) -> bool:
                 if node is not None and node.link is not None:
                     return node.link.event_type == fireflies.UPLOAD
             return (await bus.log.get(reference)).event_type == fireflies.UPLOAD
-    except (EventNotFound, InvalidEvent):
+    except EventNotFound:
         return False
     except (BloodbankError, TimeoutError) as error:
         logger.warning(
