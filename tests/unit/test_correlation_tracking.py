@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -33,7 +33,7 @@ from bloodbank import (
 from bloodbank._sqlite import Database
 from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.http.app import create_app
-from bloodbank.stores.base import Direction, Link
+from bloodbank.stores.base import Direction, Link, Node
 from bloodbank.stores.sqlite import SqliteStore
 from tests.unit.faulty_store import FaultyStore
 
@@ -87,6 +87,26 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
     ):
         yield client
+
+
+class SlowAnswers(FaultyStore):
+    """Answers questions, slowly, also while it hangs for those who record."""
+
+    async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
+        await asyncio.sleep(0.1)
+        return await self.store.nodes(event_ids)
+
+
+async def test_an_old_question_that_is_answered_makes_no_publish_wait(tmp_path: Path) -> None:
+    store = SlowAnswers(SqliteStore(Database(tmp_path / "index.db")))
+    async with CorrelationTracker(store, timeout_seconds=0.05, breaker=quick_breaker(reset_seconds=60)) as tracker:
+        question = asyncio.create_task(tracker.nodes([uuid4()]))
+        await asyncio.sleep(0)
+        store.mode = "hang"
+        assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
+        await question
+        async with asyncio.timeout(5):
+            assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
 
 
 class TestTrackerInitialisation:
