@@ -329,9 +329,13 @@ class Publisher:
         return await self._tracker.find(event_ids) or {}
 
     async def _record(self, links: Sequence[Link]) -> list[Lineage]:
-        if self._tracker is None:
+        if not self._tracking:
             return [Lineage.DISABLED] * len(links)
-        return await self._tracker.record_many(links)
+        try:
+            return await self.tracker.record_many(links)
+        except NotOpen:
+            # Closed while these were on their way: they are on the bus, and that is what the answer must say.
+            return [Lineage.DEFERRED] * len(links)
 
     @asynccontextmanager
     async def _alone_with(self, event_id: UUID) -> AsyncGenerator[None]:

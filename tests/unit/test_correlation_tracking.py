@@ -29,6 +29,7 @@ from bloodbank import (
     create_envelope,
     event_id,
     new_event_id,
+    wiring,
 )
 from bloodbank._sqlite import Database
 from bloodbank.breaker import BreakerState, CircuitBreaker
@@ -631,3 +632,25 @@ class TestEdgeCases:
 
     async def test_an_empty_batch_is_answered_with_nothing(self, publisher: Publisher) -> None:
         assert await publisher.publish_many([]) == []
+
+
+async def test_what_is_published_while_the_publisher_closes_is_deferred_and_not_disabled(settings: Settings) -> None:
+    publisher = Publisher(settings, enable_correlation_tracking=True)
+    await publisher.start()
+    publishing = asyncio.create_task(publisher.publish(create_envelope("llm.prompt", PROMPT)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await publisher.close()
+    result = await publishing
+    assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.DEFERRED)
+
+
+async def test_an_event_that_is_on_the_bus_is_no_error_because_the_tracker_closed(settings: Settings) -> None:
+    backends = wiring.build(settings, tracking=True)
+    assert backends.tracker is not None
+    async with backends.transport:
+        publisher = Publisher(settings, transport=backends.transport, tracker=backends.tracker)
+        async with backends.tracker:
+            await publisher.start()
+        result = await publisher.publish(create_envelope("llm.prompt", PROMPT))
+    assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.DEFERRED)
