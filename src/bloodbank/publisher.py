@@ -76,8 +76,13 @@ class Publisher:
             "redis_port": redis_port,
             "redis_password": SecretStr(redis_password) if redis_password else None,
         }
+        if redis_host:
+            # It would win over any host that is given with it.
+            overrides["redis_url"] = None
         settings = settings or load_settings()
-        self._settings = settings.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+        self._settings = settings.model_copy(
+            update={k: v for k, v in overrides.items() if v is not None or k == "redis_url"}
+        )
         self._tracking = enable_correlation_tracking or tracker is not None
         self._given_transport = transport
         self._given_tracker = tracker

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from bloodbank.config import Scope, load_settings, redact_url, unknown_variables, variable_names
 from bloodbank.errors import ConfigurationError
+from bloodbank.publisher import Publisher
 
 # Each setting: a value of its variable, what the setting becomes, and a value that is wrong (None: any text will do).
 SAMPLES: dict[str, tuple[str, Any, str | None]] = {
@@ -210,3 +211,9 @@ def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -
 )
 def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+
+
+def test_a_redis_host_given_to_a_publisher_wins_over_the_url_of_the_settings() -> None:
+    settings = load_settings(redis_url="redis://one/1")
+    assert Publisher(settings, redis_host="two").settings.redis_address() == "redis://two:6379/0"
+    assert Publisher(settings).settings.redis_address() == "redis://one/1"
