@@ -209,10 +209,11 @@ class Publisher:
             )
         transport = self.transport
         message = codec.encode(envelope)
-        if not _may_be_known(envelope) or transport.features.detects_duplicates:
+        if transport.features.detects_duplicates:
             return await self._send(envelope, message)
         async with self._alone_with(envelope.event_id):
-            known = await self._find([envelope.event_id])
+            # Asked in here: another task may have been publishing this very object.
+            known = await self._find([envelope.event_id]) if _may_be_known(envelope) else {}
             return _duplicate(message, known) or await self._send(envelope, message)
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:

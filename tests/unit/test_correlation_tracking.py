@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -36,6 +37,8 @@ from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.http.app import create_app
 from bloodbank.stores.base import Direction, Link, Node
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports.base import Features, Message, Receipt
+from bloodbank.transports.embedded import EmbeddedTransport
 from tests.unit.faulty_store import FaultyStore
 
 START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
@@ -654,3 +657,31 @@ async def test_an_event_that_is_on_the_bus_is_no_error_because_the_tracker_close
             await publisher.start()
         result = await publisher.publish(create_envelope("llm.prompt", PROMPT))
     assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.DEFERRED)
+
+
+class ForgetfulTransport(EmbeddedTransport):
+    """Says that it cannot find duplicates, as RabbitMQ cannot, and counts what it is given."""
+
+    published = 0
+
+    @property
+    def features(self) -> Features:
+        return replace(super().features, detects_duplicates=False)
+
+    async def publish(self, message: Message, *, timeout_seconds: float) -> Receipt:
+        self.published += 1
+        return await super().publish(message, timeout_seconds=timeout_seconds)
+
+
+async def test_one_envelope_published_twice_at_once_is_sent_once(settings: Settings, tmp_path: Path) -> None:
+    database = Database(tmp_path / "bus.db")
+    transport = ForgetfulTransport(database, retention_seconds=3600, lease_seconds=30, poll_seconds=0.02)
+    async with (
+        transport,
+        CorrelationTracker(SqliteStore(database)) as tracker,
+        Publisher(settings, transport=transport, tracker=tracker) as publisher,
+    ):
+        envelope = create_envelope("llm.prompt", PROMPT)
+        results = await asyncio.gather(publisher.publish(envelope), publisher.publish(envelope))
+    assert [result.status for result in results] == [Status.PUBLISHED, Status.DUPLICATE]
+    assert transport.published == 1
