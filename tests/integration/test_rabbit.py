@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -377,3 +378,12 @@ async def test_a_task_that_waits_for_a_delivery_ends_with_the_subscription(
             await asyncio.sleep(0)
         with pytest.raises(StopAsyncIteration):
             await waiting
+
+
+async def test_an_id_or_a_time_from_before_1970_is_looked_for_too(rabbit_server: RabbitServer, exchange: str) -> None:
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        await transport.publish(message(), timeout_seconds=5)
+        with pytest.raises(EventNotFound):
+            await transport.get(UUID("00000000-0000-7000-8000-000000000000"))
+        for since in (datetime.min.replace(tzinfo=UTC), datetime.fromtimestamp(0, UTC)):
+            assert len([entry async for entry in transport.read_log(since=since)]) == 1

@@ -160,7 +160,8 @@ class RabbitLog:
     async def _begin(self, channel: Channel, start: Start, lowest: int) -> _Arrived:
         with translated("read the log"):
             async with asyncio.timeout(self._timeout_seconds):
-                offset = lowest if start.since is None else start.since - CLOCK_SKEW
+                # AMQP knows no time before 1970.
+                offset = lowest if start.since is None else max(start.since, _BEGINNING + CLOCK_SKEW) - CLOCK_SKEW
                 return (await self._consume(channel, offset))[1]
 
     async def _is_anything_due(self, channel: Channel, arrived: _Arrived) -> bool:
