@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 from anyio.to_thread import run_sync
 
 from bloodbank import ids
@@ -387,3 +389,30 @@ async def test_an_id_or_a_time_from_before_1970_is_looked_for_too(rabbit_server:
             await transport.get(UUID("00000000-0000-7000-8000-000000000000"))
         for since in (datetime.min.replace(tzinfo=UTC), datetime.fromtimestamp(0, UTC)):
             assert len([entry async for entry in transport.read_log(since=since)]) == 1
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_a_subscription_whose_beginning_took_too_long_begins_again(
+    rabbit_server: RabbitServer, exchange: str, is_heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consume = Channel.basic_consume
+    calls = 0
+
+    async def hang_at_first(channel: Channel, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        first = calls == 1
+        answer = await consume(channel, *arguments, **options) if is_heard or not first else None
+        if first:
+            await asyncio.Event().wait()
+        return answer
+
+    async with transport_at(rabbit_server.url, exchange, connect_timeout_seconds=1) as transport:
+        monkeypatch.setattr(Channel, "basic_consume", hang_at_first)
+        async with transport.subscribe("#", group="workers", prefetch=10) as deliveries:
+            event = message()
+            await transport.publish(event, timeout_seconds=5)
+            delivery = await next_of(deliveries)
+            assert delivery.message == event
+            await delivery.ack()
+    assert calls == 2

@@ -145,13 +145,18 @@ class Subscription:
                 arrived = self._arrived = asyncio.Queue[DeliveredMessage | None]()
                 on_close(channel, lambda: arrived.put_nowait(None))
                 channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
-                self._channel = channel
-                await channel.basic_qos(prefetch_count=self._prefetch)
 
                 async def arrive(delivered: DeliveredMessage) -> None:
                     arrived.put_nowait(delivered)
 
-                await channel.basic_consume(self.queue, arrive)
+                try:
+                    await channel.basic_qos(prefetch_count=self._prefetch)
+                    await channel.basic_consume(self.queue, arrive)
+                except BaseException:
+                    # It may consume all the same, and would hold what nobody takes from it.
+                    await close_channel(channel)
+                    raise
+                self._channel = channel
 
     async def _attach_again(self) -> None:
         backoff_seconds = FIRST_BACKOFF_SECONDS
