@@ -416,3 +416,34 @@ async def test_a_subscription_whose_beginning_took_too_long_begins_again(
             assert delivery.message == event
             await delivery.ack()
     assert calls == 2
+
+
+async def test_a_confirm_without_a_log_is_no_receipt(rabbit_server: RabbitServer, exchange: str) -> None:
+    """RabbitMQ confirms what no queue takes; several publishes of one id are each told apart."""
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        await transport.publish(message(), timeout_seconds=5)
+        async with plain_client(rabbit_server.url) as channel:
+            await channel.queue_delete(exchange.removesuffix(".events.v1") + ".log")
+        event = message()
+        several = [event] * 20 + [message(n) for n in range(20)]
+        answers = await transport.publish_many(several, timeout_seconds=5)
+        assert {type(answer) for answer in answers} == {TransportUnavailable}
+        await transport.publish(event, timeout_seconds=5)
+        assert event in await logged(transport)
+
+
+async def test_what_cannot_be_set_aside_comes_again(rabbit_server: RabbitServer, exchange: str) -> None:
+    async with (
+        transport_at(rabbit_server.url, exchange) as transport,
+        transport.subscribe("#", group="workers", prefetch=1) as deliveries,
+        plain_client(rabbit_server.url) as channel,
+    ):
+        # No id of its own, as foreign clients send it.
+        await channel.basic_publish(b"{}", exchange=exchange, routing_key="a.b")
+        delivery = await next_of(deliveries)
+        await channel.queue_delete(exchange.removesuffix(".events.v1") + ".dead")
+        with pytest.raises(TransportUnavailable):
+            await delivery.dead_letter("broken")
+        again = await next_of(deliveries)
+        assert again.message.event_id == delivery.message.event_id
+        await again.ack()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.connection import Connection
 from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import PublishError as Unroutable
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.frame import marshal
@@ -65,8 +67,9 @@ class Outlet:
 
         Raises TransportUnavailable (not sent), PublishRejected, PublishUnknown, NotOpen.
 
-        A nack is PublishUnknown: RabbitMQ sends it when any one of the queues behind the exchange did not take
-        the message, and says nothing of the others.
+        The broker confirms a message that no queue takes. It is asked to return it as well (`mandatory`), which
+        it does before the confirm: that is TransportUnavailable. A nack is PublishUnknown: RabbitMQ sends it
+        when any one of the queues behind the exchange did not take the message, and says nothing of the others.
         """
         channel: _OpenChannel | None = None
         confirm: _Confirm | None = None
@@ -88,6 +91,12 @@ class Outlet:
         except BloodbankError:
             # TransportUnavailable is an OSError; it has its sentence already.
             raise
+        except Unroutable as error:
+            if channel is not None:
+                channel.was_unroutable = True
+            raise TransportUnavailable(
+                f"The event is not stored: {explain(error)}. What is missing is declared again; try again."
+            ) from error
         except DRIVER_ERRORS as error:
             raise _failure(error, channel, routing_key, body) from error
 
@@ -99,6 +108,9 @@ class Outlet:
                     # Perhaps what we publish to was deleted.
                     await self._prepare(connection)
                 self._channel = _OpenChannel(self._link, connection, await open_channel(connection, confirms=True))
+            elif self._channel.was_unroutable:
+                await self._prepare(connection)
+                self._channel.was_unroutable = False
             return self._channel
 
     async def _too_late(self, timeout_seconds: float, channel: _OpenChannel | None, *, sent: bool) -> BloodbankError:
@@ -113,6 +125,25 @@ class Outlet:
 class _Confirm(asyncio.Future[object]):
     """Done when the broker has confirmed a message."""
 
+    message_id: str | None = None
+
+
+class _TagsInFlight(dict[str, int]):
+    """What the driver asks when the broker returns a message: the delivery tag of the first in flight with its id.
+
+    Its own table knows one tag an id, and would take the return of one of several for the confirm of another.
+    """
+
+    def __init__(self, confirms: Mapping[int, asyncio.Future[object]]) -> None:
+        super().__init__()
+        self._confirms = confirms
+
+    def get(self, message_id: str, default: Any = None, /) -> Any:
+        for tag, confirm in self._confirms.items():
+            if isinstance(confirm, _Confirm) and confirm.message_id == message_id:
+                return tag
+        return default
+
 
 class _OpenChannel:
     """A channel with confirms, and what is in flight on it.
@@ -124,9 +155,11 @@ class _OpenChannel:
     def __init__(self, link: Link, connection: Connection, channel: Channel) -> None:
         self.connection = connection
         self.in_flight_at_end: int | None = None
+        self.was_unroutable = False
         self._link = link
         self._channel = channel
         self._confirms = confirms_of(channel)
+        channel.message_id_delivery_tag = _TagsInFlight(self._confirms)
         self._write_queue = write_queue_of(channel)
         # Not handed to the driver yet. The broker counts what it gets, so a tag is given then and not before.
         self._unsent: dict[_Confirm, bytes] = {}
@@ -143,6 +176,7 @@ class _OpenChannel:
             raise ChannelInvalidStateError("closed")
         frames = self._frames(body, exchange, routing_key, properties)
         confirm = _Confirm(loop=self._loop)
+        confirm.message_id = properties.message_id
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent[confirm] = frames
@@ -189,7 +223,7 @@ class _OpenChannel:
 
 @lru_cache(maxsize=1024)
 def _publish_frame(channel_number: int, exchange: str, routing_key: str) -> bytes:
-    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key), channel_number)
+    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel_number)
 
 
 def _failure(error: Exception, channel: _OpenChannel | None, routing_key: str, body: bytes) -> BloodbankError:
