@@ -113,6 +113,21 @@ async def test_an_old_question_that_is_answered_makes_no_publish_wait(tmp_path: 
             assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
 
 
+class SlowRecords(FaultyStore):
+    async def record(self, links: Sequence[Link]) -> None:
+        await asyncio.sleep(0.06)
+        await super().record(links)
+
+
+async def test_a_burst_that_a_working_store_cannot_take_in_time_does_not_open_the_breaker(tmp_path: Path) -> None:
+    store = SlowRecords(SqliteStore(Database(tmp_path / "index.db")))
+    async with CorrelationTracker(store, timeout_seconds=0.2, batch_limit=1) as tracker:
+        lineages = await tracker.record_many([link(uuid4()) for _ in range(10)])
+        assert lineages[0] is Lineage.RECORDED
+        assert lineages[-1] is Lineage.DEFERRED
+        assert tracker.breaker_state is BreakerState.CLOSED
+
+
 class TestTrackerInitialisation:
     async def test_a_tracker_opens_its_store_and_closes_it(self, store: FaultyStore) -> None:
         async with CorrelationTracker(store) as tracker:
