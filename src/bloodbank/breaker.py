@@ -64,7 +64,12 @@ class CircuitBreaker:
         return False
 
     def record_success(self) -> None:
-        """The call worked: close."""
+        """The call worked: close.
+
+        Open, only a probe closes it: a call that began before says nothing of what came after.
+        """
+        if self._state is BreakerState.OPEN:
+            return
         self._failures = 0
         self._state = BreakerState.CLOSED
 

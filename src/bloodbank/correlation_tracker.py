@@ -304,13 +304,18 @@ class CorrelationTracker:
         if not batch:
             return
         lineage = Lineage.DEFERRED
+        seconds_left = max(0.0, batch[0].deadline - time.monotonic())
         try:
-            async with asyncio.timeout(max(0.0, batch[0].deadline - time.monotonic())):
+            async with asyncio.timeout(seconds_left):
                 await self._store.record([entry.link for entry in batch])
             lineage = Lineage.RECORDED
             self._breaker.record_success()
-        except (StoreUnavailable, TimeoutError) as error:
-            self._failed(error, decisive=isinstance(error, TimeoutError))
+        except StoreUnavailable as error:
+            self._failed(error)
+        except TimeoutError as error:
+            # What waited behind others for most of its time says nothing of the store.
+            if seconds_left > self._timeout_seconds / 2:
+                self._failed(error, decisive=True)
         except Exception as error:
             # The edge of this task: it must outlive what nobody foresaw, or every later publish would wait.
             logger.exception("Recording %d events failed, the first being %s.", len(batch), batch[0].link.event_id)

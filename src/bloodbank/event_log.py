@@ -92,10 +92,13 @@ class EventLog:
             if not entries:
                 return Page(tuple(found), None)
             scanned += len(entries)
+            if since is not None and all(entry.logged_at < since - _CLOCK_SKEW for entry in entries):
+                # Not at the first that is older: it may come from a host whose clock is wrong, or tell no time.
+                return Page(tuple(found), None)
             for entry in reversed(entries):
                 end = entry.position
                 if since is not None and entry.logged_at < since:
-                    return Page(tuple(found), None)
+                    continue
                 if until is not None and entry.logged_at >= until:
                     continue
                 if not fits.fullmatch("." + entry.message.routing_key):

@@ -79,8 +79,13 @@ class Publisher:
             "redis_port": redis_port,
             "redis_password": SecretStr(redis_password) if redis_password else None,
         }
+        if redis_host:
+            # It would win over any host that is given with it.
+            overrides["redis_url"] = None
         settings = settings or load_settings()
-        self._settings = settings.model_copy(update={k: v for k, v in overrides.items() if v is not None})
+        self._settings = settings.model_copy(
+            update={k: v for k, v in overrides.items() if v is not None or k == "redis_url"}
+        )
         self._tracking = enable_correlation_tracking or tracker is not None
         self._given_transport = transport
         self._given_tracker = tracker
@@ -207,10 +212,12 @@ class Publisher:
             )
         transport = self.transport
         message = codec.encode(envelope)
-        if not _may_be_known(envelope) or transport.features.detects_duplicates:
+        if transport.features.detects_duplicates:
             return await self._send(envelope, message)
         async with self._alone_with(envelope.event_id):
-            known = await self._find([envelope.event_id])
+            # Asked in here: another task may have been publishing this very object.
+            suspects = [envelope.event_id] if _may_be_known(envelope) else []
+            known = await self._find(suspects)
             return _duplicate(message, known) or await self._send(envelope, message)
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:
@@ -339,9 +346,13 @@ class Publisher:
         return await self._tracker.find(event_ids) or {}
 
     async def _record(self, links: Sequence[Link]) -> list[Lineage]:
-        if self._tracker is None:
+        if not self._tracking:
             return [Lineage.DISABLED] * len(links)
-        return await self._tracker.record_many(links)
+        try:
+            return await self.tracker.record_many(links)
+        except NotOpen:
+            # Closed while these were on their way: they are on the bus, and that is what the answer must say.
+            return [Lineage.DEFERRED] * len(links)
 
     @asynccontextmanager
     async def _alone_with(self, event_id: UUID) -> AsyncGenerator[None]:

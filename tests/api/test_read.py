@@ -14,6 +14,7 @@ import pytest
 from bloodbank import CorrelationTracker, Publisher
 from bloodbank._sqlite import Database
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports import _embedded_log
 from bloodbank.transports.base import Message
 from tests.api.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
 from tests.unit.faulty_store import FaultyStore
@@ -68,6 +69,21 @@ async def test_the_list_is_cut_by_time(client: httpx.AsyncClient) -> None:
         assert (await client.get("/events", params={"type": "time.*", **params})).json()["items"] == []
     params = {"type": "time.*", "since": "2001-01-01T00:00:00Z", "until": "2999-01-01T00:00:00Z"}
     assert len((await client.get("/events", params=params)).json()["items"]) == 1
+
+
+async def test_a_wrong_clock_does_not_cut_the_list_off(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[str] = []
+    for number in range(6):
+        with monkeypatch.context() as clock:
+            if number == 3:
+                clock.setattr(_embedded_log, "now_microseconds", lambda: 0)
+            answer = await client.post("/events", json={"event_type": "clock.wrong", "payload": {"number": number}})
+        published.append(answer.json()["event_id"])
+    listed = (await client.get("/events", params={"type": "clock.*", "since": "2020-01-01T00:00:00Z"})).json()
+    assert [item["event_id"] for item in listed["items"]] == [published[n] for n in (5, 4, 2, 1, 0)]
+    assert listed["next"] is None
 
 
 @pytest.mark.parametrize(

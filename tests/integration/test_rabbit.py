@@ -8,10 +8,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
 from anyio.to_thread import run_sync
 
 from bloodbank import ids
@@ -377,3 +380,70 @@ async def test_a_task_that_waits_for_a_delivery_ends_with_the_subscription(
             await asyncio.sleep(0)
         with pytest.raises(StopAsyncIteration):
             await waiting
+
+
+async def test_an_id_or_a_time_from_before_1970_is_looked_for_too(rabbit_server: RabbitServer, exchange: str) -> None:
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        await transport.publish(message(), timeout_seconds=5)
+        with pytest.raises(EventNotFound):
+            await transport.get(UUID("00000000-0000-7000-8000-000000000000"))
+        for since in (datetime.min.replace(tzinfo=UTC), datetime.fromtimestamp(0, UTC)):
+            assert len([entry async for entry in transport.read_log(since=since)]) == 1
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_a_subscription_whose_beginning_took_too_long_begins_again(
+    rabbit_server: RabbitServer, exchange: str, is_heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consume = Channel.basic_consume
+    calls = 0
+
+    async def hang_at_first(channel: Channel, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        first = calls == 1
+        answer = await consume(channel, *arguments, **options) if is_heard or not first else None
+        if first:
+            await asyncio.Event().wait()
+        return answer
+
+    async with transport_at(rabbit_server.url, exchange, connect_timeout_seconds=1) as transport:
+        monkeypatch.setattr(Channel, "basic_consume", hang_at_first)
+        async with transport.subscribe("#", group="workers", prefetch=10) as deliveries:
+            event = message()
+            await transport.publish(event, timeout_seconds=5)
+            delivery = await next_of(deliveries)
+            assert delivery.message == event
+            await delivery.ack()
+    assert calls == 2
+
+
+async def test_a_confirm_without_a_log_is_no_receipt(rabbit_server: RabbitServer, exchange: str) -> None:
+    """RabbitMQ confirms what no queue takes; several publishes of one id are each told apart."""
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        await transport.publish(message(), timeout_seconds=5)
+        async with plain_client(rabbit_server.url) as channel:
+            await channel.queue_delete(exchange.removesuffix(".events.v1") + ".log")
+        event = message()
+        several = [event] * 20 + [message(n) for n in range(20)]
+        answers = await transport.publish_many(several, timeout_seconds=5)
+        assert {type(answer) for answer in answers} == {TransportUnavailable}
+        await transport.publish(event, timeout_seconds=5)
+        assert event in await logged(transport)
+
+
+async def test_what_cannot_be_set_aside_comes_again(rabbit_server: RabbitServer, exchange: str) -> None:
+    async with (
+        transport_at(rabbit_server.url, exchange) as transport,
+        transport.subscribe("#", group="workers", prefetch=1) as deliveries,
+        plain_client(rabbit_server.url) as channel,
+    ):
+        # No id of its own, as foreign clients send it.
+        await channel.basic_publish(b"{}", exchange=exchange, routing_key="a.b")
+        delivery = await next_of(deliveries)
+        await channel.queue_delete(exchange.removesuffix(".events.v1") + ".dead")
+        with pytest.raises(TransportUnavailable):
+            await delivery.dead_letter("broken")
+        again = await next_of(deliveries)
+        assert again.message.event_id == delivery.message.event_id
+        await again.ack()

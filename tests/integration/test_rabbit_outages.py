@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from anyio.to_thread import run_sync
 
+from bloodbank import ids
 from bloodbank.errors import (
     NotOpen,
     PublishUnknown,
@@ -224,6 +225,28 @@ async def test_a_memory_alarm_ends_publishes_in_time_and_passes(rabbit_server: R
         finally:
             await run_sync(lambda: rabbit_server.ctl("set_vm_memory_high_watermark", "0.4"))
         await publish_until_it_works(transport, message())
+
+
+async def test_what_a_broker_does_not_take_is_neither_kept_nor_sent_later(
+    rabbit_server: RabbitServer, exchange: str
+) -> None:
+    async with (
+        TcpProxy(rabbit_server.port) as proxy,
+        transport_at(through(proxy), exchange) as transport,
+    ):
+        await transport.publish(message(), timeout_seconds=5)
+        proxy.stall()
+        large = [Message(ids.new_event_id(), "llm.prompt", b"x" * 100_000) for _ in range(100)]
+        first = await transport.publish_many(large, timeout_seconds=0.5)
+        assert {type(answer) for answer in first} == {PublishUnknown}
+        for _ in range(3):
+            later = await transport.publish_many([message(n) for n in range(50)], timeout_seconds=0.2)
+            assert {type(answer) for answer in later} == {TransportUnavailable}
+        proxy.resume()
+        await publish_until_it_works(transport, message())
+        sizes = [len(event.body) for event in await logged(transport)]
+        assert sizes.count(100_000) == 100
+        assert len(sizes) <= 110, "what was answered as not sent was not sent"
 
 
 @pytest.mark.parametrize("group", ["workers", None])

@@ -226,6 +226,27 @@ async def test_a_consumer_finds_what_lies_behind_thousands_that_do_not_fit(trans
         wanted = Message(new_event_id(), "wanted.key", b"")
 
 
+async def test_a_retry_that_is_due_while_the_file_cannot_be_read_comes_later(
+    database: Database, transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 0
+
+    async def fail(_: Callable[[sqlite3.Connection], Any]) -> Any:
+        nonlocal failures
+        failures += 1
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with transport.subscribe("#", group=None, prefetch=10) as deliveries, asyncio.timeout(DEADLINE_SECONDS):
+        await publish(transport, message())
+        delivery = await anext(deliveries)
+        with monkeypatch.context() as outage:
+            outage.setattr(database, "read", fail)
+            await delivery.retry(0)
+            while not failures:
+                await asyncio.sleep(0.01)
+        assert (await anext(deliveries)).attempt == 2
+
+
 async def test_without_digests_equal_bytes_are_a_duplicate(transport: EmbeddedTransport) -> None:
     sent = message(b"body")
     await publish(transport, sent)

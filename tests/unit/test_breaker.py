@@ -92,6 +92,12 @@ def test_a_probe_that_works_closes_it(breaker: CircuitBreaker, clock: Clock) -> 
     assert breaker.state is BreakerState.CLOSED, "the failures before were forgotten"
 
 
+def test_a_success_of_a_call_from_before_does_not_close_it(breaker: CircuitBreaker) -> None:
+    opened(breaker).record_success()
+    assert breaker.state is BreakerState.OPEN
+    assert not breaker.allow()
+
+
 def test_a_probe_that_fails_opens_it_for_the_whole_time_again(breaker: CircuitBreaker, clock: Clock) -> None:
     opened(breaker)
     clock.now += RESET + 100

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from bloodbank.config import Scope, load_settings, redact_url, unknown_variables, variable_names
 from bloodbank.errors import ConfigurationError
+from bloodbank.publisher import Publisher
 
 # Each setting: a value of its variable, what the setting becomes, and a value that is wrong (None: any text will do).
 SAMPLES: dict[str, tuple[str, Any, str | None]] = {
@@ -250,3 +251,9 @@ def test_the_home_of_nobody_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("BLOODBANK_DATA_DIR", "~no-such-user/bb")
     with pytest.raises(ConfigurationError, match="BLOODBANK_DATA_DIR: must name a home folder"):
         load_settings()
+
+
+def test_a_redis_host_given_to_a_publisher_wins_over_the_url_of_the_settings() -> None:
+    settings = load_settings(redis_url="redis://one/1")
+    assert Publisher(settings, redis_host="two").settings.redis_address() == "redis://two:6379/0"
+    assert Publisher(settings).settings.redis_address() == "redis://one/1"

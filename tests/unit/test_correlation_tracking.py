@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -29,12 +30,15 @@ from bloodbank import (
     create_envelope,
     event_id,
     new_event_id,
+    wiring,
 )
 from bloodbank._sqlite import Database
 from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.http.app import create_app
-from bloodbank.stores.base import Direction, Link
+from bloodbank.stores.base import Direction, Link, Node
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports.base import Features, Message, Receipt
+from bloodbank.transports.embedded import EmbeddedTransport
 from tests.unit.faulty_store import FaultyStore
 
 START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
@@ -87,6 +91,41 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
     ):
         yield client
+
+
+class SlowAnswers(FaultyStore):
+    """Answers questions, slowly, also while it hangs for those who record."""
+
+    async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
+        await asyncio.sleep(0.1)
+        return await self.store.nodes(event_ids)
+
+
+async def test_an_old_question_that_is_answered_makes_no_publish_wait(tmp_path: Path) -> None:
+    store = SlowAnswers(SqliteStore(Database(tmp_path / "index.db")))
+    async with CorrelationTracker(store, timeout_seconds=0.05, breaker=quick_breaker(reset_seconds=60)) as tracker:
+        question = asyncio.create_task(tracker.nodes([uuid4()]))
+        await asyncio.sleep(0)
+        store.mode = "hang"
+        assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
+        await question
+        async with asyncio.timeout(5):
+            assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
+
+
+class SlowRecords(FaultyStore):
+    async def record(self, links: Sequence[Link]) -> None:
+        await asyncio.sleep(0.06)
+        await super().record(links)
+
+
+async def test_a_burst_that_a_working_store_cannot_take_in_time_does_not_open_the_breaker(tmp_path: Path) -> None:
+    store = SlowRecords(SqliteStore(Database(tmp_path / "index.db")))
+    async with CorrelationTracker(store, timeout_seconds=0.2, batch_limit=1) as tracker:
+        lineages = await tracker.record_many([link(uuid4()) for _ in range(10)])
+        assert lineages[0] is Lineage.RECORDED
+        assert lineages[-1] is Lineage.DEFERRED
+        assert tracker.breaker_state is BreakerState.CLOSED
 
 
 class TestTrackerInitialisation:
@@ -618,3 +657,53 @@ class TestEdgeCases:
 
     async def test_an_empty_batch_is_answered_with_nothing(self, publisher: Publisher) -> None:
         assert await publisher.publish_many([]) == []
+
+
+async def test_what_is_published_while_the_publisher_closes_is_deferred_and_not_disabled(settings: Settings) -> None:
+    publisher = Publisher(settings, enable_correlation_tracking=True)
+    await publisher.start()
+    publishing = asyncio.create_task(publisher.publish(create_envelope("llm.prompt", PROMPT)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await publisher.close()
+    result = await publishing
+    assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.DEFERRED)
+
+
+async def test_an_event_that_is_on_the_bus_is_no_error_because_the_tracker_closed(settings: Settings) -> None:
+    backends = wiring.build(settings, tracking=True)
+    assert backends.tracker is not None
+    async with backends.transport:
+        publisher = Publisher(settings, transport=backends.transport, tracker=backends.tracker)
+        async with backends.tracker:
+            await publisher.start()
+        result = await publisher.publish(create_envelope("llm.prompt", PROMPT))
+    assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.DEFERRED)
+
+
+class ForgetfulTransport(EmbeddedTransport):
+    """Says that it cannot find duplicates, as RabbitMQ cannot, and counts what it is given."""
+
+    published = 0
+
+    @property
+    def features(self) -> Features:
+        return replace(super().features, detects_duplicates=False)
+
+    async def publish(self, message: Message, *, timeout_seconds: float) -> Receipt:
+        self.published += 1
+        return await super().publish(message, timeout_seconds=timeout_seconds)
+
+
+async def test_one_envelope_published_twice_at_once_is_sent_once(settings: Settings, tmp_path: Path) -> None:
+    database = Database(tmp_path / "bus.db")
+    transport = ForgetfulTransport(database, retention_seconds=3600, lease_seconds=30, poll_seconds=0.02)
+    async with (
+        transport,
+        CorrelationTracker(SqliteStore(database)) as tracker,
+        Publisher(settings, transport=transport, tracker=tracker) as publisher,
+    ):
+        envelope = create_envelope("llm.prompt", PROMPT)
+        results = await asyncio.gather(publisher.publish(envelope), publisher.publish(envelope))
+    assert [result.status for result in results] == [Status.PUBLISHED, Status.DUPLICATE]
+    assert transport.published == 1

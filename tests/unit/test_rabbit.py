@@ -233,15 +233,14 @@ async def test_what_finds_the_write_queue_full_is_sent_when_there_is_room() -> N
     )
     channel.closing = loop.create_future()
     channel.connection = SimpleNamespace(channels={1: channel})
-    outlet = _OpenChannel(channel.connection, channel)  # type: ignore[arg-type]
-    publishing = asyncio.create_task(
-        outlet.publish(b"body", exchange="e", routing_key="a.b", properties=commands.Basic.Properties())
-    )
+    link = SimpleNamespace(unsent_bytes=0)
+    outlet = _OpenChannel(link, channel.connection, channel)  # type: ignore[arg-type]
+    confirm = outlet.publish(b"body", exchange="e", routing_key="a.b", properties=commands.Basic.Properties())
     for _ in range(3):
         await asyncio.sleep(0)
     assert queue.get_nowait().payload == b"before"
     async with asyncio.timeout(5):
         assert b"body" in (await queue.get()).payload
     channel.confirmations[1].set_result(None)
-    await publishing
+    await confirm
     channel.closing.cancel()

@@ -255,6 +255,11 @@ class Link:
                 raise TransportUnavailable(str(self._failure)) from self._failure
             await self._changed.wait()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that were written and that the socket has not taken yet: the driver's writer waits for none."""
+        return 0 if self._wire is None else self._wire.unsent_bytes
+
     def wake(self) -> None:
         """Try again now, because the broker was seen; whoever asks for the connection waits for the outcome."""
         if self._failure is not None:
@@ -367,6 +372,11 @@ class _Wire(TransportFactory):
         if self._reader is None or self._writer is None:
             raise driver.AMQPConnectionError(f"The socket to {redact_url(str(url))} is not open")
         return self._reader, self._writer
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the socket."""
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Drop the socket without a goodbye."""

@@ -234,7 +234,7 @@ class EphemeralGroup:
     async def fetch(self, room: int) -> Fetch:
         now = now_microseconds()
         due = sorted(position for position, (due_at, _) in self._postponed.items() if due_at <= now)[:room]
-        claims = [self._postponed.pop(position)[1] for position in due]
+        claims = [self._postponed[position][1] for position in due]
         if len(claims) < room:
             with translated(self._database.path, TransportUnavailable):
                 cursor, fresh = await self._database.read(lambda c: self._search(c, room - len(claims)))
@@ -243,6 +243,9 @@ class EphemeralGroup:
             claims += fresh
         else:
             more = True
+        # Not before: reading may have failed, and then these are due again.
+        for position in due:
+            del self._postponed[position]
         return Fetch(claims, more, min((due_at for due_at, _ in self._postponed.values()), default=None))
 
     async def renew(self, claims: Iterable[Claim]) -> None:

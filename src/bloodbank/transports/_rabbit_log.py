@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
@@ -149,7 +150,7 @@ class RabbitLog:
             return _present(await arrived.get())
 
     async def _mark(self) -> None:
-        properties = Basic.Properties(delivery_mode=2, headers={wire.MARKER_HEADER: True})
+        properties = Basic.Properties(delivery_mode=2, message_id=uuid4().hex, headers={wire.MARKER_HEADER: True})
         try:
             await self._outlet.send(
                 b"", exchange="", routing_key=self._queue, properties=properties, timeout_seconds=self._timeout_seconds
@@ -160,7 +161,8 @@ class RabbitLog:
     async def _begin(self, channel: Channel, start: Start, lowest: int) -> _Arrived:
         with translated("read the log"):
             async with asyncio.timeout(self._timeout_seconds):
-                offset = lowest if start.since is None else start.since - CLOCK_SKEW
+                # AMQP knows no time before 1970.
+                offset = lowest if start.since is None else max(start.since, _BEGINNING + CLOCK_SKEW) - CLOCK_SKEW
                 return (await self._consume(channel, offset))[1]
 
     async def _is_anything_due(self, channel: Channel, arrived: _Arrived) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.connection import Connection
 from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import PublishError as Unroutable
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.frame import marshal
@@ -36,7 +38,9 @@ from bloodbank.transports._amqp import (
 IN_FLIGHT_LIMIT = 1000
 """Most publishes that wait for their confirm; further ones wait for their turn, within their timeout."""
 FLUSH_AGAIN_SECONDS = 0.001
-"""Pause while the driver's write queue, which has ten places, is full."""
+"""Pause while the driver's write queue, which has ten places, or the socket takes nothing."""
+UNSENT_LIMIT_BYTES = 1_048_576
+"""Most bytes that may wait for the socket when more are given to it."""
 
 _REFUSED_TOPIC = re.compile(r"access to topic '(.*?)' in exchange")
 _TOO_LARGE = re.compile(r"message size \d+ .*?(\d+)")
@@ -63,16 +67,23 @@ class Outlet:
 
         Raises TransportUnavailable (not sent), PublishRejected, PublishUnknown, NotOpen.
 
-        A nack is PublishUnknown: RabbitMQ sends it when any one of the queues behind the exchange did not take
-        the message, and says nothing of the others.
+        The broker confirms a message that no queue takes. It is asked to return it as well (`mandatory`), which
+        it does before the confirm: that is TransportUnavailable. A nack is PublishUnknown: RabbitMQ sends it
+        when any one of the queues behind the exchange did not take the message, and says nothing of the others.
         """
         channel: _OpenChannel | None = None
+        confirm: _Confirm | None = None
+        withdrawn = False
         try:
             async with asyncio.timeout(timeout_seconds), self._turns:
                 channel = await self._open()
-                await channel.publish(body, exchange=exchange, routing_key=routing_key, properties=properties)
+                confirm = channel.publish(body, exchange=exchange, routing_key=routing_key, properties=properties)
+                try:
+                    await confirm
+                finally:
+                    withdrawn = channel.withdraw(confirm)
         except TimeoutError as error:
-            raise await self._too_late(timeout_seconds, channel) from error
+            raise await self._too_late(timeout_seconds, channel, sent=confirm is not None and not withdrawn) from error
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
@@ -80,6 +91,12 @@ class Outlet:
         except BloodbankError:
             # TransportUnavailable is an OSError; it has its sentence already.
             raise
+        except Unroutable as error:
+            if channel is not None:
+                channel.was_unroutable = True
+            raise TransportUnavailable(
+                f"The event is not stored: {explain(error)}. What is missing is declared again; try again."
+            ) from error
         except DRIVER_ERRORS as error:
             raise _failure(error, channel, routing_key, body) from error
 
@@ -90,16 +107,42 @@ class Outlet:
                 if self._channel is not None and self._channel.connection is connection:
                     # Perhaps what we publish to was deleted.
                     await self._prepare(connection)
-                self._channel = _OpenChannel(connection, await open_channel(connection, confirms=True))
+                self._channel = _OpenChannel(self._link, connection, await open_channel(connection, confirms=True))
+            elif self._channel.was_unroutable:
+                await self._prepare(connection)
+                self._channel.was_unroutable = False
             return self._channel
 
-    async def _too_late(self, timeout_seconds: float, channel: _OpenChannel | None) -> BloodbankError:
+    async def _too_late(self, timeout_seconds: float, channel: _OpenChannel | None, *, sent: bool) -> BloodbankError:
         what = f"RabbitMQ at {self._link.address} did not confirm within {timeout_seconds:g} s"
-        if channel is None:
-            return TransportUnavailable(f"{what}, and the event was not sent. Try again.")
-        if await is_blocked(channel.connection):
+        if channel is not None and await is_blocked(channel.connection):
             what += ": it is short of memory or disk and takes nothing from publishers"
+        if not sent:
+            return TransportUnavailable(f"{what}. The event was not sent. Try again.")
         return PublishUnknown(f"{what}. {_SAME_ID_IS_SAFE}")
+
+
+class _Confirm(asyncio.Future[object]):
+    """Done when the broker has confirmed a message."""
+
+    message_id: str | None = None
+
+
+class _TagsInFlight(dict[str, int]):
+    """What the driver asks when the broker returns a message: the delivery tag of the first in flight with its id.
+
+    Its own table knows one tag an id, and would take the return of one of several for the confirm of another.
+    """
+
+    def __init__(self, confirms: Mapping[int, asyncio.Future[object]]) -> None:
+        super().__init__()
+        self._confirms = confirms
+
+    def get(self, message_id: str, default: Any = None, /) -> Any:
+        for tag, confirm in self._confirms.items():
+            if isinstance(confirm, _Confirm) and confirm.message_id == message_id:
+                return tag
+        return default
 
 
 class _OpenChannel:
@@ -109,13 +152,17 @@ class _OpenChannel:
     all that were published in the same turn of the loop at once, and futures to its table of confirms.
     """
 
-    def __init__(self, connection: Connection, channel: Channel) -> None:
+    def __init__(self, link: Link, connection: Connection, channel: Channel) -> None:
         self.connection = connection
         self.in_flight_at_end: int | None = None
+        self.was_unroutable = False
+        self._link = link
         self._channel = channel
         self._confirms = confirms_of(channel)
+        channel.message_id_delivery_tag = _TagsInFlight(self._confirms)
         self._write_queue = write_queue_of(channel)
-        self._unsent: list[bytes] = []
+        # Not handed to the driver yet. The broker counts what it gets, so a tag is given then and not before.
+        self._unsent: dict[_Confirm, bytes] = {}
         self._loop = asyncio.get_running_loop()
         on_close(channel, self._end)
 
@@ -123,18 +170,21 @@ class _OpenChannel:
     def is_closed(self) -> bool:
         return not is_open(self._channel)
 
-    async def publish(self, body: bytes, *, exchange: str, routing_key: str, properties: Basic.Properties) -> None:
-        """Publish and return when it is confirmed. When this is cancelled the message is sent all the same."""
+    def publish(self, body: bytes, *, exchange: str, routing_key: str, properties: Basic.Properties) -> _Confirm:
+        """Publish in this turn of the loop, or as soon as the socket takes more; return the confirm to wait for."""
         if self.is_closed:
             raise ChannelInvalidStateError("closed")
         frames = self._frames(body, exchange, routing_key, properties)
-        self._channel.delivery_tag += 1
-        confirm: asyncio.Future[object] = self._loop.create_future()
-        self._confirms[self._channel.delivery_tag] = confirm
+        confirm = _Confirm(loop=self._loop)
+        confirm.message_id = properties.message_id
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        self._unsent.append(frames)
-        await confirm
+        self._unsent[confirm] = frames
+        return confirm
+
+    def withdraw(self, confirm: _Confirm) -> bool:
+        """Say whether a message was not sent, and now never will be."""
+        return self._unsent.pop(confirm, None) is not None
 
     def _frames(self, body: bytes, exchange: str, routing_key: str, properties: Basic.Properties) -> bytes:
         number, size = self._channel.number, self._channel.max_content_size
@@ -149,12 +199,15 @@ class _OpenChannel:
         return b"".join(parts)
 
     def _flush(self) -> None:
-        if self.is_closed:
+        if self.is_closed or not self._unsent:
             return
-        if self._write_queue.full():
+        if self._write_queue.full() or self._link.unsent_bytes > UNSENT_LIMIT_BYTES:
             self._loop.call_later(FLUSH_AGAIN_SECONDS, self._flush)
             return
-        self._write_queue.put_nowait(ChannelFrame(b"".join(self._unsent), should_close=False))
+        for confirm in self._unsent:
+            self._channel.delivery_tag += 1
+            self._confirms[self._channel.delivery_tag] = confirm
+        self._write_queue.put_nowait(ChannelFrame(b"".join(self._unsent.values()), should_close=False))
         self._unsent.clear()
 
     def _end(self) -> None:
@@ -162,11 +215,15 @@ class _OpenChannel:
         self.in_flight_at_end = len(waiting)
         for confirm in waiting:
             confirm.set_exception(why_closed(self._channel))
+        for confirm in self._unsent:
+            if not confirm.done():
+                confirm.set_exception(ChannelInvalidStateError("closed"))
+        self._unsent.clear()
 
 
 @lru_cache(maxsize=1024)
 def _publish_frame(channel_number: int, exchange: str, routing_key: str) -> bytes:
-    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key), channel_number)
+    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel_number)
 
 
 def _failure(error: Exception, channel: _OpenChannel | None, routing_key: str, body: bytes) -> BloodbankError:

@@ -193,7 +193,8 @@ def properties_again(delivered: DeliveredMessage, headers: Mapping[str, str | in
         headers={**_own_headers(old), **headers},
         delivery_mode=2,
         correlation_id=old.correlation_id,
-        message_id=old.message_id,
+        # The same id as without one, which is needed to tell when the broker returns it.
+        message_id=old.message_id or str(_uuid_of_body(delivered.body)),
         timestamp=old.timestamp,
         message_type=old.message_type,
         app_id=old.app_id,
