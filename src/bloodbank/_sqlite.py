@@ -160,7 +160,10 @@ def translated(path: Path, unavailable: type[Unavailable]) -> Generator[None]:
     except sqlite3.Error as error:
         raise unavailable(_explain(error, path)) from error
     except OSError as error:
-        raise unavailable(f"{path} cannot be opened: {error.strerror or error}. Nothing was written.") from error
+        raise unavailable(
+            f"{path} cannot be opened: {error.strerror or error}. Nothing was written. "
+            "Set BLOODBANK_DATA_DIR to a folder that can be written."
+        ) from error
 
 
 def load_queries(package: str, name: str) -> Mapping[str, str]:
@@ -404,7 +407,7 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
     if is_primary(error, sqlite3.SQLITE_FULL):
         return f"The disk that holds {path} is full. Nothing was written; make room and try again."
     if is_primary(error, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH):
-        return f"{path} cannot be opened for writing ({error}). Check who owns the file and its folder."
+        return f"{path} cannot be opened for writing ({error}). Check who owns it, or set BLOODBANK_DATA_DIR."
     if is_primary(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return f"{path} is damaged or no SQLite file ({error}). Move it away, or restore it from a backup."
     if is_primary(error, sqlite3.SQLITE_IOERR):

@@ -19,6 +19,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bloodbank.errors import ConfigurationError
 
+_BARE_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
+"""A name, an IPv4 address, or an IPv6 address with its two colons or more."""
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -90,7 +92,7 @@ class Settings(BaseSettings):
         max_length=255,
         pattern=r"^[^\x00-\x1f]+$",
         validation_alias="SERVICE_NAME",
-        description="Name of this service: `source.app` of events that name no source.",
+        description="Name of this service in `/healthz` and at the broker; `source.app` of what `bb publish` sends.",
     )
     environment: str = Field(
         "development",
@@ -104,7 +106,6 @@ class Settings(BaseSettings):
     )
     server_url: str | None = Field(
         None,
-        pattern=r"^https?://",
         validation_alias="BLOODBANK_URL",
         description="Server that the `bb` command speaks to. Not set: it opens the bus itself.",
     )
@@ -283,15 +284,42 @@ class Settings(BaseSettings):
         "INFO", validation_alias="BLOODBANK_LOG_LEVEL", description="Level of the server's log."
     )
 
+    @field_validator("server_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError("must be a URL that begins with http:// or https:// and names a host")
+        return value
+
     @field_validator("rabbit_url")
     @classmethod
     def _rabbit_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_scheme(value, ("amqp", "amqps"))
+        return _require_url(value, ("amqp", "amqps"))
 
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_scheme(value, ("redis", "rediss"))
+        checked = _require_url(value, ("redis", "rediss"))
+        database = urlsplit(checked.get_secret_value()).path.strip("/") if checked else ""
+        if database and not database.isdecimal():
+            raise ValueError("must end in the number of a database, such as /0, or in the port")
+        return checked
+
+    @field_validator("redis_host")
+    @classmethod
+    def _bare_host(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", value
+        ):
+            raise ValueError(
+                "must be a host name or an address alone; the port is REDIS_PORT, a URL goes into REDIS_URL"
+            )
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
     @field_validator("server_key")
     @classmethod
@@ -375,17 +403,20 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, f"{host}{port}", parts.path, "", ""))
 
 
-def _require_scheme(value: SecretStr | None, schemes: tuple[str, ...]) -> SecretStr | None:
+def _require_url(value: SecretStr | None, schemes: tuple[str, ...]) -> SecretStr | None:
+    """Refuse what is no URL of these schemes; what is wrong is said without repeating any of it."""
     if value is None:
         return None
-    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
     try:
         parts = urlsplit(value.get_secret_value())
-        valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        port = parts.port
     except ValueError:
-        valid = False
-    if not valid:
+        raise ValueError("must be a URL whose port is a number from 1 to 65535; IPv6 hosts stand in []") from None
+    if parts.scheme not in schemes or not parts.hostname:
+        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise ValueError(f"must be a URL that begins with {wanted} and names a host")
+    if port == 0 or parts.fragment or "@" in parts.path:
+        raise ValueError("must be a URL; write the characters @ # / ? : of a password as %40 %23 %2F %3F %3A")
     return value
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,6 +87,8 @@ class CorrelationTracker:
         self._idle.set()
         self._stack = AsyncExitStack()
         self._store_is_open = False
+        self._deferring = False
+        self._deferred_total = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -137,6 +139,11 @@ class CorrelationTracker:
         return self._breaker.state
 
     @property
+    def deferred_total(self) -> int:
+        """Events whose edges this tracker could not record; the index lacks them, the log has them."""
+        return self._deferred_total
+
+    @property
     def retry_after_seconds(self) -> float:
         """Seconds after which asking again makes sense while the store is away."""
         return max(1.0, self._breaker.seconds_until_probe)
@@ -156,6 +163,7 @@ class CorrelationTracker:
         """Record several accepted events; one answer for each, in order."""
         self._require_open()
         if self._breaker.state is not BreakerState.CLOSED or len(self._waiting) + len(links) > self._queue_limit:
+            self._note_deferred(link.event_id for link in links)
             return [Lineage.DEFERRED] * len(links)
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + self._timeout_seconds
@@ -321,9 +329,7 @@ class CorrelationTracker:
             logger.exception("Recording %d events failed, the first being %s.", len(batch), batch[0].link.event_id)
             self._failed(error)
         finally:
-            for entry in batch:
-                if not entry.done.done():
-                    entry.done.set_result(lineage)
+            self._resolve(batch, lineage)
 
     async def _probe(self) -> None:
         if not self._breaker.allow():
@@ -344,7 +350,8 @@ class CorrelationTracker:
             self._breaker.record_failure()
         else:
             self._breaker.record_success()
-            logger.info("The correlation store answers again; lineage is recorded.")
+            # A warning, since it ends one: whoever sees the first shall see the second.
+            logger.warning("The correlation store answers again; lineage is recorded.")
 
     async def _purge_forever(self) -> None:
         while True:
@@ -371,11 +378,27 @@ class CorrelationTracker:
             self._wake.set()
 
     def _defer_all(self) -> None:
-        while self._waiting:
-            entry = self._waiting.popleft()
-            if not entry.done.done():
-                entry.done.set_result(Lineage.DEFERRED)
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._resolve(waiting, Lineage.DEFERRED)
         self._idle.set()
+
+    def _resolve(self, entries: Sequence[_Waiting], lineage: Lineage) -> None:
+        if lineage is Lineage.DEFERRED:
+            self._note_deferred(entry.link.event_id for entry in entries)
+        elif self._deferring and entries:
+            self._deferring = False
+            logger.warning("Lineage is recorded again. Deferred so far: %d events.", self._deferred_total)
+        for entry in entries:
+            if not entry.done.done():
+                entry.done.set_result(lineage)
+
+    def _note_deferred(self, event_ids: Iterable[UUID]) -> None:
+        for event_id in event_ids:
+            self._deferred_total += 1
+            if not self._deferring:
+                self._deferring = True
+                logger.warning("Lineage is deferred, beginning with event %s: the index does not have it.", event_id)
 
     def _require_open(self) -> None:
         if not self._tasks:

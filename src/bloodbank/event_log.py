@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from bloodbank.transports.base import Delivery, LogEntry, Transport, compile_pat
 
 SHORTEST_PREFIX = 8
 _CLOCK_SKEW = timedelta(seconds=60)
+_TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class EventLog:
         At most `scan_limit` entries are read for one page: a page may be short, or empty, and still have a next.
         Raises InvalidQuery, TransportUnavailable.
         """
-        fits = compile_pattern(pattern)
+        fits = _compile(pattern)
         if limit < 1 or limit > self._settings.page_limit:
             raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
         found: list[LoggedEvent] = []
@@ -133,8 +135,9 @@ class EventLog:
     async def tail(self, pattern: str) -> AsyncGenerator[AsyncIterator[EventEnvelope[Any]]]:
         """Within the block, iterate over events that fit a pattern as they come, from its beginning on, for ever.
 
-        Raises TransportUnavailable.
+        Raises InvalidQuery, TransportUnavailable.
         """
+        _compile(pattern)
         async with self._transport.subscribe(pattern, group=None, prefetch=100) as deliveries:
             yield _envelopes(deliveries)
 
@@ -200,6 +203,16 @@ async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[Event
             continue
         yield envelope
         await delivery.ack()
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of event types; unlike other routing keys these have few characters. Raises InvalidQuery."""
+    if strange := set(pattern) - _TYPE_CHARACTERS:
+        raise InvalidQuery(
+            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
+            "pattern * stands for one word and # for any number."
+        )
+    return compile_pattern(pattern)
 
 
 def _logged_event(entry: LogEntry) -> LoggedEvent | None:

@@ -302,3 +302,9 @@ async def test_a_message_that_is_no_event_is_not_found(client: httpx.AsyncClient
     problem = assert_problem(await client.get(f"/events/{event_id}"), 404, "event_not_found")
     assert "no event" in problem["detail"]
     assert (await client.get("/events", params={"type": "a.foreign"})).json()["items"] == []
+
+
+@pytest.mark.parametrize("pattern", ["BAD PATTERN", "A.*", "a b", "\u0410.#"])
+async def test_a_pattern_that_no_type_can_fit_is_refused(client: httpx.AsyncClient, pattern: str) -> None:
+    response = await client.get("/events", params={"type": pattern})
+    assert_problem(response, 400, "invalid_query")

@@ -240,7 +240,7 @@ async def test_an_event_is_worth_more_than_its_edge(
     assert (response.status_code, envelope["correlation_ids"]) == (201, [])
     assert envelope["payload"]["client_reference_id"] == upload
     assert "published without a parent" in caplog.text
-    assert caplog.records[-1].name == webhooks.__name__
+    assert webhooks.__name__ in {record.name for record in caplog.records}
 
 
 def test_ids_of_webhooks_never_change() -> None:

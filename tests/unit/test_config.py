@@ -257,3 +257,38 @@ def test_a_redis_host_given_to_a_publisher_wins_over_the_url_of_the_settings() -
     settings = load_settings(redis_url="redis://one/1")
     assert Publisher(settings, redis_host="two").settings.redis_address() == "redis://two:6379/0"
     assert Publisher(settings).settings.redis_address() == "redis://one/1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_HOST", "redis://localhost"),
+        ("REDIS_HOST", "localhost:6379"),
+        ("REDIS_HOST", "local host"),
+        ("REDIS_URL", "redis://localhost:6379/first"),
+        ("REDIS_URL", "redis://:s3cret#x@localhost/0"),
+        ("RABBIT_URL", "amqp://a:s3cret@ss#w/d@localhost:1/"),
+        ("RABBIT_URL", "amqp://a:s3cret/d@localhost:1/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@localhost:99999/"),
+        ("RABBIT_URL", "http://guest:s3cret@localhost/"),
+        ("BLOODBANK_URL", "localhost:8682"),
+    ],
+)
+def test_an_address_that_cannot_work_is_named_and_not_repeated(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"{variable}: must") as caught:
+        load_settings()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["localhost", "redis-1.internal", "10.0.0.7", "::1", "fe80::1:2", "::ffff:10.0.0.7"])
+def test_a_redis_host_is_a_name_or_an_address(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_HOST", host)
+    assert load_settings().redis_host == host
+
+
+def test_the_level_of_the_log_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_LOG_LEVEL", "debug")
+    assert load_settings().log_level == "DEBUG"

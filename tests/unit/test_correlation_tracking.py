@@ -426,6 +426,19 @@ class TestGracefulDegradation:
         assert await second is Lineage.RECORDED
         assert await tracker.record(link(uuid4())) is Lineage.RECORDED
 
+    async def test_a_single_deferred_event_is_told_and_counted(
+        self, tracker: CorrelationTracker, store: FaultyStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lost = link(uuid4())
+        store.mode = "down"
+        assert await tracker.record(lost) is Lineage.DEFERRED
+        store.mode = "up"
+        assert await tracker.record(link(uuid4())) is Lineage.RECORDED
+        assert tracker.deferred_total == 1
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert str(lost.event_id) in told[0]
+        assert told[1] == "Lineage is recorded again. Deferred so far: 1 events."
+
     async def test_publishing_goes_on_without_the_store(self, settings: Settings, store: FaultyStore) -> None:
         store.mode = "down"
         async with (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_DEPTH = 1000
 DEFAULT_LIMIT = 500
 
-EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")]
+EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first digits, 8 or more.")]
 Depth = Annotated[int | None, typer.Option("--depth", min=1, help="Most hops from the event; else 1000.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Most events; else 500.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]

@@ -69,6 +69,9 @@ def at_edge(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             # Whoever read the output has enough; what is still buffered must not fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(ExitCode.PIPE_CLOSED) from None
+        except OSError as error:
+            sys.stderr.write(f"bb: {error.strerror or error}\n")
+            raise typer.Exit(ExitCode.UNAVAILABLE) from None
         except Exception as error:  # noqa: BLE001, the edge of the process
             _report_defect(error)
             raise typer.Exit(ExitCode.DEFECT) from None

@@ -65,7 +65,7 @@ def list_events(
 @app.command("get")
 @at_edge
 def get_event(
-    event_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first 8 digits or more.")],
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or its first digits, 8 or more.")],
 ) -> None:
     """Print an event as JSON, with its payload."""
     from bloodbank.config import load_settings

@@ -42,6 +42,8 @@ async def open_bus(settings: Settings | None) -> AsyncGenerator[Bus]:
         settings = await to_thread.run_sync(load_settings)
         for name in unknown_variables():
             logger.warning("%s is no setting and is ignored. Is it misspelt?", name)
+    # It writes a traceback for each connection that is lost. Ours says the same in a line.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     await to_thread.run_sync(load_plugins)
     async with Publisher(settings, enable_correlation_tracking=settings.correlation_tracking) as publisher:
         tracker = publisher.tracker if publisher.tracking_enabled else None

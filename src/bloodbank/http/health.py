@@ -88,8 +88,8 @@ async def read_readiness(request: Request) -> Response:
 
 async def _check_store(bus: Bus) -> dict[str, Any]:
     if not bus.publisher.tracking_enabled:
-        return {"ok": True, "detail": "Correlation tracking is off."}
-    return await _check(bus.publisher.tracker.check)
+        return {"ok": True, "detail": "Correlation tracking is off.", "deferred_total": 0}
+    return await _check(bus.publisher.tracker.check) | {"deferred_total": bus.publisher.tracker.deferred_total}
 
 
 async def _check(round_trip: Callable[[], Awaitable[None]]) -> dict[str, Any]:

@@ -226,13 +226,19 @@ class Dependency(BaseModel):
     what: str
 
 
+class StoreDependency(Dependency):
+    """The correlation store. deferred_total: events since the start of this process that the index lacks."""
+
+    deferred_total: int
+
+
 class Readiness(BaseModel):
     """Whether events can be accepted now. degraded: they can, but causes cannot be recorded or asked about."""
 
     ready: bool
     degraded: bool
     transport: Dependency
-    store: Dependency
+    store: StoreDependency
 
 
 class FirefliesV2(BaseModel):

@@ -223,6 +223,7 @@ class Link:
         self._wire: _Wire | None = None
         self._connection: Connection | None = None
         self._failure: TransportUnavailable | None = None
+        self._was_lost = False
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
         self._closed = False
@@ -287,6 +288,7 @@ class Link:
                     self._up(connection)
                     await _until_closed(connection)
                     self._connection = None
+                    self._was_lost = True
                     logger.warning("The connection to RabbitMQ at %s was lost (%s).", self.address, self._name)
             except TransportUnavailable as error:
                 self._down(error)
@@ -329,7 +331,10 @@ class Link:
             await _shut(connection, wire)
 
     def _up(self, connection: Connection) -> None:
-        logger.info("Connected to RabbitMQ at %s (%s).", self.address, self._name)
+        # A warning where it ends one: whoever saw that the broker was away shall see that it is back.
+        level = logging.INFO if self._failure is None and not self._was_lost else logging.WARNING
+        logger.log(level, "Connected to RabbitMQ at %s (%s).", self.address, self._name)
+        self._was_lost = False
         self._connection, self._failure = connection, None
         self._announce()
         if self.on_up is not None:
