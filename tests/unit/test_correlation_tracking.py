@@ -35,7 +35,7 @@ from bloodbank import (
 from bloodbank._sqlite import Database
 from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.http.app import create_app
-from bloodbank.stores.base import Direction, Link, Node
+from bloodbank.stores.base import CorrelationStore, Direction, Link, Node
 from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports.base import Features, Message, Receipt
 from bloodbank.transports.embedded import EmbeddedTransport
@@ -94,20 +94,25 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class SlowAnswers(FaultyStore):
-    """Answers questions, slowly, also while it hangs for those who record."""
+    """Answers questions when it is let, also while it hangs for those who record."""
+
+    def __init__(self, store: CorrelationStore) -> None:
+        super().__init__(store)
+        self.may_answer = asyncio.Event()
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
-        await asyncio.sleep(0.1)
+        await self.may_answer.wait()
         return await self.store.nodes(event_ids)
 
 
 async def test_an_old_question_that_is_answered_makes_no_publish_wait(tmp_path: Path) -> None:
     store = SlowAnswers(SqliteStore(Database(tmp_path / "index.db")))
-    async with CorrelationTracker(store, timeout_seconds=0.05, breaker=quick_breaker(reset_seconds=60)) as tracker:
+    async with CorrelationTracker(store, timeout_seconds=0.5, breaker=quick_breaker(reset_seconds=60)) as tracker:
         question = asyncio.create_task(tracker.nodes([uuid4()]))
         await asyncio.sleep(0)
         store.mode = "hang"
         assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
+        store.may_answer.set()
         await question
         async with asyncio.timeout(5):
             assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
