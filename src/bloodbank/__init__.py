@@ -7,44 +7,49 @@ async with Publisher(enable_correlation_tracking=True) as publisher:
     await publisher.publish(prompt)
 """
 
-from bloodbank.causation import caused_by, uncaused
-from bloodbank.config import Settings, load_settings
-from bloodbank.correlation_tracker import CorrelationTracker, Lineage
-from bloodbank.envelope import (
-    SCHEMA_VERSION,
-    AgentContext,
-    AgentType,
-    CodeState,
-    EventEnvelope,
-    Source,
-    TriggerType,
-    create_envelope,
-    envelope_for,
-)
-from bloodbank.errors import (
-    AmbiguousEventId,
-    BloodbankError,
-    ConfigurationError,
-    EventConflict,
-    EventNotFound,
-    InvalidEvent,
-    InvalidQuery,
-    NotOpen,
-    PublishError,
-    PublishRejected,
-    PublishUnknown,
-    StoreFormatError,
-    StoreUnavailable,
-    TrackingDisabled,
-    TransportUnavailable,
-    Unavailable,
-    UnknownEventType,
-)
-from bloodbank.event_log import EventLog, LoggedEvent, Page
-from bloodbank.events import EventRegistry, FailurePayload, Payload, event
-from bloodbank.ids import event_id, new_event_id
-from bloodbank.publisher import Publisher, PublishResult, Status
-from bloodbank.stores.base import Direction, Graph, Node, Step
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bloodbank.causation import caused_by, uncaused
+    from bloodbank.config import Settings, load_settings
+    from bloodbank.correlation_tracker import CorrelationTracker, Lineage
+    from bloodbank.envelope import (
+        SCHEMA_VERSION,
+        AgentContext,
+        AgentType,
+        CodeState,
+        EventEnvelope,
+        Source,
+        TriggerType,
+        create_envelope,
+        envelope_for,
+    )
+    from bloodbank.errors import (
+        AmbiguousEventId,
+        BloodbankError,
+        ConfigurationError,
+        EventConflict,
+        EventNotFound,
+        InvalidEvent,
+        InvalidQuery,
+        NotOpen,
+        PublishError,
+        PublishRejected,
+        PublishUnknown,
+        StoreFormatError,
+        StoreUnavailable,
+        TrackingDisabled,
+        TransportUnavailable,
+        Unavailable,
+        UnknownEventType,
+    )
+    from bloodbank.event_log import EventLog, LoggedEvent, Page
+    from bloodbank.events.failures import FailurePayload, Payload
+    from bloodbank.events.registry import EventRegistry, event
+    from bloodbank.ids import event_id, new_event_id
+    from bloodbank.publisher import Publisher, PublishResult, Status
+    from bloodbank.stores.base import Direction, Graph, Node, Step
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -96,3 +101,67 @@ __all__ = [
     "new_event_id",
     "uncaused",
 ]
+
+# Imported when they are asked for (PEP 562): `bb --help` and a program that only makes ids need not load the rest.
+_HOME = {
+    "SCHEMA_VERSION": "envelope",
+    "AgentContext": "envelope",
+    "AgentType": "envelope",
+    "AmbiguousEventId": "errors",
+    "BloodbankError": "errors",
+    "CodeState": "envelope",
+    "ConfigurationError": "errors",
+    "CorrelationTracker": "correlation_tracker",
+    "Direction": "stores.base",
+    "EventConflict": "errors",
+    "EventEnvelope": "envelope",
+    "EventLog": "event_log",
+    "EventNotFound": "errors",
+    "EventRegistry": "events.registry",
+    "FailurePayload": "events.failures",
+    "Graph": "stores.base",
+    "InvalidEvent": "errors",
+    "InvalidQuery": "errors",
+    "Lineage": "correlation_tracker",
+    "LoggedEvent": "event_log",
+    "Node": "stores.base",
+    "NotOpen": "errors",
+    "Page": "event_log",
+    "Payload": "events.failures",
+    "PublishError": "errors",
+    "PublishRejected": "errors",
+    "PublishResult": "publisher",
+    "PublishUnknown": "errors",
+    "Publisher": "publisher",
+    "Settings": "config",
+    "Source": "envelope",
+    "Status": "publisher",
+    "Step": "stores.base",
+    "StoreFormatError": "errors",
+    "StoreUnavailable": "errors",
+    "TrackingDisabled": "errors",
+    "TransportUnavailable": "errors",
+    "TriggerType": "envelope",
+    "Unavailable": "errors",
+    "UnknownEventType": "errors",
+    "caused_by": "causation",
+    "create_envelope": "envelope",
+    "envelope_for": "envelope",
+    "event": "events.registry",
+    "event_id": "ids",
+    "load_settings": "config",
+    "new_event_id": "ids",
+    "uncaused": "causation",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bloodbank' has no attribute {name!r}")
+    value = getattr(import_module(f"bloodbank.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -349,9 +349,13 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Return the variables that begin with BLOODBANK_ but are no setting: most likely misspelt."""
+    """Return the variables that begin with BLOODBANK_ but are no setting: most likely misspelt.
+
+    Those of the test suite, which begin with BLOODBANK_TEST_, are left out.
+    """
     names = set(os.environ if environment is None else environment)
-    return sorted(name for name in names if name.startswith("BLOODBANK_") and name not in variable_names())
+    suspects = (name for name in names if name.startswith("BLOODBANK_") and not name.startswith("BLOODBANK_TEST_"))
+    return sorted(name for name in suspects if name not in variable_names())
 
 
 def variable_names() -> dict[str, str]:

@@ -63,7 +63,7 @@ def own_server() -> Iterator[RedisServer]:
 
 
 async def keys_of(client: Redis, prefix: str) -> list[bytes]:
-    return [key async for key in client.scan_iter(match=f"{prefix}:*")]
+    return [key async for key in client.scan_iter(match=f"{prefix}:*", count=10_000)]
 
 
 async def test_redis_down_at_open_is_found_when_it_returns(own_server: RedisServer) -> None:

@@ -150,7 +150,7 @@ class _Reader:
         if len(event_ids) == 1:
             rows = self._execute(_SQL["node"], (event_ids[0].bytes,))
         else:
-            rows = self._execute(_SQL["nodes"], (_packed(event_ids),))
+            rows = self._execute(_SQL["nodes"], {"ids": _packed(event_ids)})
         return {(node := self._node(*row)).event_id: node for row in rows.fetchall()}
 
     def _children(self, parents: Sequence[UUID]) -> dict[UUID, list[UUID]]:
@@ -159,7 +159,7 @@ class _Reader:
             return {parents[0]: self._first_children(parents[0], ALL)}
         ids = self._ids
         children: dict[UUID, list[UUID]] = {parent: [] for parent in parents}
-        for parent, child in self._execute(_SQL["children_of_many"], (_packed(parents),)).fetchall():
+        for parent, child in self._execute(_SQL["children_of_many"], {"ids": _packed(parents)}).fetchall():
             children[ids[parent]].append(ids[child])
         return children
 

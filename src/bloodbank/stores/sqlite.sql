@@ -20,24 +20,24 @@ INSERT INTO edge (parent, child) VALUES (?, ?) ON CONFLICT DO NOTHING
 SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest FROM node WHERE id = ?
 
 -- name: nodes
--- ?1 holds the ids end to end. The recursion only counts through them: one statement for any number of ids.
+-- :ids holds the ids end to end. The recursion only counts through them: one statement for any number of ids.
 WITH RECURSIVE place (start) AS (
     SELECT 1
     UNION ALL
-    SELECT start + 16 FROM place WHERE start + 16 < length(?1)
+    SELECT start + 16 FROM place WHERE start + 16 < length(:ids)
 )
 SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest
-FROM place CROSS JOIN node ON node.id = substr(?1, start, 16)
+FROM place CROSS JOIN node ON node.id = substr(:ids, start, 16)
 
 -- name: children_of_many
 -- All children, each parent's in order of their ids. For parents with few of them.
 WITH RECURSIVE place (start) AS (
     SELECT 1
     UNION ALL
-    SELECT start + 16 FROM place WHERE start + 16 < length(?1)
+    SELECT start + 16 FROM place WHERE start + 16 < length(:ids)
 )
 SELECT parent, child
-FROM place CROSS JOIN edge ON edge.parent = substr(?1, start, 16)
+FROM place CROSS JOIN edge ON edge.parent = substr(:ids, start, 16)
 
 -- name: children_of_one
 SELECT child FROM edge WHERE parent = ? ORDER BY child LIMIT ?

@@ -86,18 +86,16 @@ class Subscription:
     async def __anext__(self) -> Delivery:
         """Return the next delivery. Ends when the subscription does; raises NotOpen when the transport is closed."""
         while not self._ended:
-            if self._channel is None or self._channel.is_closed:
+            channel = self._channel
+            if channel is None or channel.is_closed:
                 await self._attach_again()
                 continue
             delivered = await self._arrived.get()
-            channel = self._channel
-            if delivered is None or channel is None or channel.is_closed:
-                # What waited here belongs to the lost channel; the broker delivers it again.
-                self._channel = None
-                if channel is not None:
-                    await close_channel(channel)
-                continue
-            return RabbitDelivery(self, channel, delivered)
+            if delivered is not None and not channel.is_closed and not self._ended:
+                return RabbitDelivery(self, channel, delivered)
+            # What waited here belongs to the lost channel; the broker delivers it again.
+            self._channel = None
+            await close_channel(channel)
         raise StopAsyncIteration
 
     async def close(self) -> None:
@@ -142,16 +140,24 @@ class Subscription:
                 declare = wire.declare_private if self.group is None else wire.declare_group
                 await declare(connection, self.names, self.queue, self._pattern)
                 channel = await open_channel(connection)
-                arrived = self._arrived = asyncio.Queue[DeliveredMessage | None]()
-                on_close(channel, lambda: arrived.put_nowait(None))
-                channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
+                try:
+                    self._arrived = await self._consume(channel)
+                except BaseException:
+                    await close_channel(channel)
+                    raise
                 self._channel = channel
-                await channel.basic_qos(prefetch_count=self._prefetch)
 
-                async def arrive(delivered: DeliveredMessage) -> None:
-                    arrived.put_nowait(delivered)
+    async def _consume(self, channel: Channel) -> asyncio.Queue[DeliveredMessage | None]:
+        arrived = asyncio.Queue[DeliveredMessage | None]()
 
-                await channel.basic_consume(self.queue, arrive)
+        async def arrive(delivered: DeliveredMessage) -> None:
+            arrived.put_nowait(delivered)
+
+        on_close(channel, lambda: arrived.put_nowait(None))
+        channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
+        await channel.basic_qos(prefetch_count=self._prefetch)
+        await channel.basic_consume(self.queue, arrive)
+        return arrived
 
     async def _attach_again(self) -> None:
         backoff_seconds = FIRST_BACKOFF_SECONDS
