@@ -53,7 +53,7 @@ servers:
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Bloodbank needs Python 3.11 or newer. Install it, or set PYTHON=/path/to/python3."; exit 1; }
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Install what is missing and try again."; exit 1; }
 
 $(RUNTIME): $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing Bloodbank"

@@ -11,7 +11,7 @@ import pytest
 from bloodbank import ConfigurationError, Settings
 from bloodbank.config import Scope
 from bloodbank.http.app import create_app
-from bloodbank.http.server import listening_host, serve
+from bloodbank.http.server import _listen, listening_host, serve
 
 KEYS = {"some-api-key": frozenset({Scope.ADMIN})}
 
@@ -87,3 +87,14 @@ async def test_the_environment_is_read_at_the_start_and_a_misspelt_variable_is_t
     async with app.router.lifespan_context(app):
         assert app.state.bus.settings.data_dir == tmp_path / "data"
     assert "BLOODBANK_PAGELIMIT is no setting" in caplog.text
+
+
+def test_what_is_answered_does_not_wait_for_the_acknowledgement_before_it() -> None:
+    with (
+        _listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        listener.settimeout(5)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -50,11 +50,15 @@ async def test_consumers_of_one_group_share_its_messages(bus: Bus, transport: Tr
     ):
         await publish(transport, *sent)
         received: list[list[object]] = [[], []]
-        complete = asyncio.Event()
+        both, complete = asyncio.Event(), asyncio.Event()
 
         async def work(number: int) -> None:
             async for delivery in (mine, theirs)[number]:
                 received[number].append(delivery.message.event_id)
+                if all(received):
+                    both.set()
+                # Otherwise the one that wakes first may have taken all of them before the other does.
+                await both.wait()
                 await delivery.ack()
                 if sum(map(len, received)) >= len(sent):
                     complete.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,15 @@ def check(outcomes: list[Outcome], hint: str = "") -> None:
             assert fits(command.expected, outcome.output), (
                 f"{where}\nshown:\n{normal(command.expected)}\nprinted:\n{normal(outcome.output)}{hint}"
             )
+
+
+def test_an_environment_that_was_made_by_half_is_not_kept(tmp_path: Path) -> None:
+    """As on Debian without python3-venv, where a Python without pip is left behind."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nmkdir -p .venv/bin && touch .venv/bin/python && echo "no ensurepip" >&2 && exit 1\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    command = ["make", ".venv/bin/python", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "no ensurepip" in done.stderr) == (2, True)
+    assert not (tmp_path / ".venv").exists()

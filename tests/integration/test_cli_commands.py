@@ -10,6 +10,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
+from bloodbank import event_id
 from bloodbank.cli.edge import ExitCode
 from bloodbank.cli.main import app
 
@@ -217,3 +218,9 @@ def test_limits_that_settings_lower_lower_the_defaults_too(bb: Run, variable: st
     for command in ("why", "effects"):
         assert bb(command, event_id, **{variable: "10"}).exit_code == 0
         assert bb(command, event_id, "--limit", "11", "--depth", "11", **{variable: "10"}).exit_code == 2
+
+
+def test_a_key_makes_the_id_that_the_header_of_the_api_makes(bb: Run) -> None:
+    made = event_id("a.b", idempotency_key="order-17")
+    assert _publish(bb, "a.b", "--key", "order-17") == str(made)
+    assert bb("publish", "a.b", "--key", "order-17").stdout.split() == [str(made), "duplicate"]

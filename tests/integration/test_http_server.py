@@ -57,6 +57,24 @@ def test_a_request_under_way_is_finished_before_it_ends(server: ApiServer) -> No
     assert answer.startswith(b"HTTP/1.1 201"), answer
 
 
+def test_a_request_that_never_ends_does_not_keep_it_from_ending() -> None:
+    impatient = f"import bloodbank.http.server as s; s.SHUTDOWN_SECONDS = 1; {SERVE[1]}"
+    server = ApiServer(("-c", impatient))
+    try:
+        server.start()
+        head = (
+            b"POST /events/a.b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+            server.stop()
+            # By itself, and not by the force that `stop` uses in the end.
+            assert "Finished server process" in server.log.read_text()
+    finally:
+        server.close()
+
+
 def test_the_log_holds_no_secrets() -> None:
     settings = {"BLOODBANK_API_KEYS": f"{KEY}:admin", "BLOODBANK_FIREFLIES_SECRETS": SECRET}
     server = ApiServer(SERVE, HTTP_HOST="127.0.0.1", BLOODBANK_LOG_LEVEL="DEBUG", **settings)
