@@ -32,6 +32,8 @@ GROUP_LIMIT = 1000
 """Most jobs in one commit, so that the first of them does not wait for ever longer groups."""
 LOCK_WAIT_SECONDS = 0.1
 """How long SQLite itself waits for a lock before the writer looks whether it should give up."""
+STEPS_BETWEEN_LOOKS = 20_000
+"""How many steps SQLite takes in one statement before a reader looks whether its question was given up."""
 CLOSE_WAIT_SECONDS = 1.0
 """How long closing goes on asking for a lock that another program holds, before it fails the waiting jobs."""
 
@@ -107,10 +109,18 @@ class Database:
             raise WriteTimedOut(begun=not file.writer.withdraw(pending)) from None
 
     async def read(self, question: Job[T]) -> T:
-        """Answer a question from one snapshot of the file, on a read-only connection. Raises sqlite3.Error, NotOpen."""
+        """Answer a question from one snapshot of the file, on a read-only connection. Raises sqlite3.Error, NotOpen.
+
+        A question whose caller is cancelled ends at its next statement, so that it does not keep others waiting.
+        """
         file = self._require_open()
+        given_up = threading.Event()
         async with file.turns:
-            return await asyncio.get_running_loop().run_in_executor(file.threads, file.answer, question)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(file.threads, file.answer, question, given_up)
+            except asyncio.CancelledError:
+                given_up.set()
+                raise
 
     async def change_count(self) -> int:
         """Return a number that is another one after each commit by anybody, in this process or not."""
@@ -214,7 +224,7 @@ class _OpenFile:
         self._connections: list[sqlite3.Connection] = []
         try:
             self._watch = self._connect_reader(path)
-            self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+            self._idle: queue.SimpleQueue[_ReadConnection] = queue.SimpleQueue()
             for _ in range(readers):
                 self._idle.put(self._connect_reader(path))
         except BaseException:
@@ -225,10 +235,12 @@ class _OpenFile:
         # One thread more than readers: looking for changes does not wait for long questions.
         self.threads = ThreadPoolExecutor(readers + 1, thread_name_prefix="bloodbank-sqlite-reader")
 
-    def answer(self, question: Job[T]) -> T:
-        """Run a question in a transaction of its own."""
+    def answer(self, question: Job[T], given_up: threading.Event) -> T:
+        """Run a question in a transaction of its own, until it is answered or given up."""
         connection = self._idle.get()
         try:
+            connection.given_up = given_up
+            connection.set_progress_handler(given_up.is_set, STEPS_BETWEEN_LOOKS)
             connection.execute("BEGIN")
             try:
                 return question(connection)
@@ -249,9 +261,14 @@ class _OpenFile:
         self._close_readers()
         self.writer.close()
 
-    def _connect_reader(self, path: Path) -> sqlite3.Connection:
+    def _connect_reader(self, path: Path) -> _ReadConnection:
         connection = sqlite3.connect(
-            f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, timeout=1.0
+            f"{path.as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=1.0,
+            factory=_ReadConnection,
         )
         self._connections.append(connection)
         return connection
@@ -259,6 +276,17 @@ class _OpenFile:
     def _close_readers(self) -> None:
         for connection in self._connections:
             connection.close()
+
+
+class _ReadConnection(sqlite3.Connection):
+    """A connection that runs no further statement once nobody waits for its answer."""
+
+    given_up: threading.Event | None = None
+
+    def execute(self, *statement: Any) -> sqlite3.Cursor:
+        if self.given_up is not None and self.given_up.is_set():
+            raise sqlite3.OperationalError("interrupted: nobody waits for the answer")
+        return super().execute(*statement)
 
 
 @dataclass(slots=True, eq=False)

@@ -202,8 +202,13 @@ class CorrelationTracker:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 nodes = await self._store.nodes(event_ids)
-        except (StoreUnavailable, TimeoutError) as error:
-            self._failed(error, decisive=isinstance(error, TimeoutError))
+        except TimeoutError as error:
+            # Very many ids take long on a store that is well.
+            if len(event_ids) <= self._batch_limit:
+                self._failed(error, decisive=True)
+            return None
+        except StoreUnavailable as error:
+            self._failed(error)
             return None
         except StoreFormatError as error:
             # Publishing asks this first, and what is wrong with the index must not stop it.
@@ -359,7 +364,10 @@ class CorrelationTracker:
                 try:
                     await self._store.purge(before=utc_now() - timedelta(seconds=self._retention_seconds))
                 except StoreUnavailable as error:
-                    logger.warning("Old events could not be purged from the index: %s", error)
+                    logger.warning("Old events could not be purged from the index, next try in an hour: %s", error)
+                except Exception:
+                    # The edge of this task: it goes on, or the index would grow without a word.
+                    logger.exception("Purging the index failed; next try in an hour.")
             await asyncio.sleep(PURGE_INTERVAL_SECONDS)
 
     async def _open_store(self) -> None:

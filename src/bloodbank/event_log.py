@@ -58,7 +58,8 @@ class EventLog:
         if self._tracker is not None:
             node = (await self._tracker.find([event_id]) or {}).get(event_id)
             near = node.link.accepted_at - _CLOCK_SKEW if node and node.link else None
-        message = await self._transport.get(event_id, near=near)
+        async with self._in_time("find the event"):
+            message = await self._transport.get(event_id, near=near)
         try:
             return codec.decode(message.body)
         except InvalidEvent as error:

@@ -476,3 +476,29 @@ def _has_values(statement: str) -> bool:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+COUNT_FOR_EVER = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+
+@pytest.mark.parametrize("many_statements", [True, False], ids=["many-statements", "one-long-statement"])
+async def test_a_question_that_is_given_up_makes_room_for_the_next(
+    database: Database, *, many_statements: bool
+) -> None:
+    begun = threading.Event()
+
+    def endless(connection: sqlite3.Connection) -> None:
+        begun.set()
+        while many_statements:
+            connection.execute("SELECT 1").fetchone()
+        connection.execute(COUNT_FOR_EVER).fetchone()
+
+    for _ in range(4):  # more than there are readers
+        begun.clear()
+        asking = asyncio.create_task(database.read(endless))
+        assert await asyncio.to_thread(begun.wait, DEADLINE_SECONDS)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        assert await database.read(names) == set()

@@ -274,6 +274,9 @@ class EmbeddedTransport:
                         pass
             except TransportUnavailable as error:
                 logger.warning("Old events could not be removed from the log, next try in an hour: %s", error)
+            except Exception:
+                # The edge of this task: it goes on, or the log would grow without a word.
+                logger.exception("Removing old events failed; next try in an hour.")
             await asyncio.sleep(PURGE_INTERVAL_SECONDS)
 
     def _require_open(self) -> None:
