@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bloodbank.cli.bus import Json, connect
-from bloodbank.cli.edge import at_edge
+from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.text import note, write_json, write_lines
 from bloodbank.cli.tree import tree_lines
 
@@ -44,7 +43,7 @@ def _answer(text: str, direction: str, depth: int | None, limit: int | None, *, 
     # Where the settings allow less than the defaults, as much as they allow.
     depth = min(DEFAULT_DEPTH, settings.lineage_depth_limit) if depth is None else depth
     limit = min(DEFAULT_LIMIT, settings.lineage_node_limit) if limit is None else limit
-    answer = asyncio.run(_ask(settings, text, direction, depth, limit))
+    answer = run_async(_ask(settings, text, direction, depth, limit))
     if as_json:
         write_json(answer)
         return

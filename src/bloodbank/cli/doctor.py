@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bloodbank.cli.edge import ExitCode, at_edge
+from bloodbank.cli.edge import ExitCode, at_edge, run_async
 from bloodbank.cli.text import Line, Span, printable, write_json, write_lines
 from bloodbank.errors import ConfigurationError
 
@@ -26,7 +25,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
     except ConfigurationError as error:
         checks = [_wrong_settings(error, show=not as_json)]
     else:
-        checks = asyncio.run(_examine(settings, show=not as_json))
+        checks = run_async(_examine(settings, show=not as_json))
     if as_json:
         write_json([{"name": c.name, "ok": c.ok, "found": c.found, "remedy": c.remedy or None} for c in checks])
     if not all(check.ok for check in checks):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from enum import IntEnum
 from functools import wraps
-from typing import ParamSpec, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import typer
 
@@ -23,6 +22,7 @@ from bloodbank.errors import (
 )
 
 Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
 
 RAW = "data"
 """The argument that may be any bytes: it can name a file, and is read as bytes otherwise."""
@@ -49,6 +49,16 @@ def exit_code_of(error: BloodbankError) -> ExitCode:
     return ExitCode.UNAVAILABLE
 
 
+def run_async(answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run a coroutine to its end. Raises KeyboardInterrupt when it is cancelled from outside."""
+    import asyncio
+
+    try:
+        return asyncio.run(answer)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
 def at_edge(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Decorate a command: errors become a sentence on standard error and an exit code, never a traceback."""
 
@@ -63,7 +73,7 @@ def at_edge(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except BloodbankError as error:
             sys.stderr.write(f"bb: {error}\n")
             raise typer.Exit(exit_code_of(error)) from None
-        except (KeyboardInterrupt, asyncio.CancelledError):
+        except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
             # Whoever read the output has enough; what is still buffered must not fail again at exit.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bloodbank.cli.bus import Json, connect
-from bloodbank.cli.edge import at_edge
+from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.text import (
     Line,
     Span,
@@ -53,7 +52,7 @@ def list_events(
 
     now = datetime.now(UTC)
     span = (parse_time(since, now), parse_time(until, now))
-    items, complete = asyncio.run(_newest(load_settings(), pattern, *span, limit))
+    items, complete = run_async(_newest(load_settings(), pattern, *span, limit))
     if as_json:
         write_json(items)
         return
@@ -76,7 +75,7 @@ def get_event(
         async with connect(settings) as bus:
             return await bus.get(await bus.resolve(event_id))
 
-    write_json(asyncio.run(ask()))
+    write_json(run_async(ask()))
 
 
 @app.command("schema")
@@ -93,7 +92,7 @@ def show_schema(
         async with connect(settings) as bus:
             return await (bus.schemas() if event_type is None else bus.schema(event_type))
 
-    answer = asyncio.run(ask())
+    answer = run_async(ask())
     if event_type is not None:
         write_json(answer)
         return
@@ -109,7 +108,7 @@ def tail(
     """Show events as they come, until Ctrl-C."""
     from bloodbank.config import load_settings
 
-    asyncio.run(_tail(load_settings(), pattern, count, as_json=as_json))
+    run_async(_tail(load_settings(), pattern, count, as_json=as_json))
 
 
 async def _tail(settings: Settings, pattern: str, count: int | None, *, as_json: bool) -> None:

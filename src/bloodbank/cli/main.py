@@ -5,7 +5,6 @@ What takes long to import is imported by the command that needs it, so that `bb 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from typing import Annotated
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bloodbank.cli import ask, doctor, events, publish
-from bloodbank.cli.edge import ExitCode, at_edge
+from bloodbank.cli.edge import ExitCode, at_edge, run_async
 
 app = typer.Typer(
     name="bb",
@@ -74,7 +73,7 @@ def demo() -> None:
     from bloodbank.cli.demo.play import play
     from bloodbank.config import load_settings
 
-    if not asyncio.run(play(load_settings())):
+    if not run_async(play(load_settings())):
         raise typer.Exit(ExitCode.DEFECT)
 
 

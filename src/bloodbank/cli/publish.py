@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,7 +11,7 @@ import orjson
 import typer
 
 from bloodbank.cli.bus import Json, connect
-from bloodbank.cli.edge import at_edge
+from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.text import note, write_json
 from bloodbank.errors import InvalidEvent
 from bloodbank.ids import event_id as deterministic_event_id
@@ -51,7 +50,7 @@ def publish(
         "source": _source(settings, source_app),
         "event_id": str(event_id or _new_id(event_type, key)),
     }
-    answer = asyncio.run(_publish(settings, event, parents or []))
+    answer = run_async(_publish(settings, event, parents or []))
     if as_json:
         write_json(answer)
         return
