@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,6 +26,9 @@ from bloodbank.transports.base import Message, Receipt, Transport
 
 ENCODED_AT_ONCE_BYTES = 262_144
 """How much `publish_many` serialises before it lets others run."""
+
+
+_NOTHING_KNOWN: Mapping[UUID, Node] = {}
 
 
 class Status(StrEnum):
@@ -93,7 +96,8 @@ class Publisher:
         self._transport: Transport | None = None
         self._tracker: CorrelationTracker | None = None
         self._stack = AsyncExitStack()
-        self._in_flight: dict[UUID, asyncio.Future[None]] = {}
+        # By id: who waits until the publish of that id has ended.
+        self._in_flight: dict[UUID, list[asyncio.Future[None]]] = {}
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -214,11 +218,7 @@ class Publisher:
         message = codec.encode(envelope)
         if transport.features.detects_duplicates:
             return await self._send(envelope, message)
-        async with self._alone_with(envelope.event_id):
-            # Asked in here: another task may have been publishing this very object.
-            suspects = [envelope.event_id] if _may_be_known(envelope) else []
-            known = await self._find(suspects)
-            return _duplicate(message, known) or await self._send(envelope, message)
+        return await self._publish_alone(envelope, message)
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:
         """Publish several envelopes, sharing confirms and round trips.
@@ -284,6 +284,23 @@ class Publisher:
         Raises TrackingDisabled, EventNotFound, StoreUnavailable.
         """
         return await self.tracker.debug_dump(event_id)
+
+    async def _publish_alone(self, envelope: EventEnvelope[Any], message: Message) -> PublishResult:
+        """Let one `publish` of an id in this process go at a time, so that the second sees the first in the index."""
+        event_id = envelope.event_id
+        while (waiting := self._in_flight.get(event_id)) is not None:
+            turn = asyncio.get_running_loop().create_future()
+            waiting.append(turn)
+            await turn
+        self._in_flight[event_id] = []
+        try:
+            # Asked in here: another task may have been publishing this very object.
+            known = await self._find([event_id]) if _may_be_known(envelope) else _NOTHING_KNOWN
+            return _duplicate(message, known) or await self._send(envelope, message)
+        finally:
+            for turn in self._in_flight.pop(event_id):
+                if not turn.done():
+                    turn.set_result(None)
 
     async def _send(self, envelope: EventEnvelope[Any], message: Message) -> PublishResult:
         try:
@@ -353,18 +370,6 @@ class Publisher:
         except NotOpen:
             # Closed while these were on their way: they are on the bus, and that is what the answer must say.
             return [Lineage.DEFERRED] * len(links)
-
-    @asynccontextmanager
-    async def _alone_with(self, event_id: UUID) -> AsyncGenerator[None]:
-        """Let one publish of an id in this process go at a time, so that the second sees the first."""
-        while (other := self._in_flight.get(event_id)) is not None:
-            await asyncio.wait([other])
-        mine = self._in_flight[event_id] = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            del self._in_flight[event_id]
-            mine.set_result(None)
 
 
 def link_of(envelope: EventEnvelope[Any], message: Message, accepted_at: datetime | None = None) -> Link:
