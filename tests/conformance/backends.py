@@ -120,8 +120,14 @@ def sqlite_index(folder: Path) -> Index:
     return Index({"backend": "sqlite", "path": str(folder / DATABASE_FILE)}, LockedFile(folder))
 
 
-def redis_index(server: Server) -> Index:
-    return Index({"backend": "redis", "url": server.url, "prefix": f"test-{uuid4().hex[:16]}"}, StoppedServer(server))
+def redis_index(server: Server, *, read_by_levels: bool = False) -> Index:
+    description = {
+        "backend": "redis",
+        "url": server.url,
+        "prefix": f"test-{uuid4().hex[:16]}",
+        "read_by_levels": read_by_levels,
+    }
+    return Index(description, StoppedServer(server))
 
 
 def make_transport(description: dict[str, Any]) -> Transport:
@@ -139,5 +145,6 @@ def make_transport(description: dict[str, Any]) -> Transport:
 
 def make_store(description: dict[str, Any]) -> CorrelationStore:
     if description["backend"] == "redis":
-        return RedisStore(Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"]))
+        settings = Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"])
+        return RedisStore(settings, read_by_levels=description["read_by_levels"])
     return SqliteStore(Database(Path(description["path"]), busy_seconds=0.3))

@@ -27,11 +27,18 @@ async def transport(bus: Bus) -> AsyncIterator[Transport]:
         yield opened
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("redis by levels", marks=pytest.mark.redis),
+    ]
+)
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
     """An index that nobody else uses."""
-    if request.param == "redis":
-        return redis_index(request.getfixturevalue("redis_server"))
+    if request.param != "sqlite":
+        server = request.getfixturevalue("redis_server")
+        return redis_index(server, read_by_levels=request.param == "redis by levels")
     return sqlite_index(tmp_path)
 
 

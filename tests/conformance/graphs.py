@@ -11,7 +11,7 @@ import networkx as nx
 from hypothesis import strategies as st
 
 from bloodbank.ids import new_event_id
-from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, walk
+from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, Row, assemble, parents_of, walk
 
 EVERYTHING = 50_000
 NOW = datetime.now(UTC)
@@ -59,9 +59,9 @@ class Oracle:
         request = next(steps)
         while True:
             try:
-                request = steps.send({one: self._expanded(one, request) for one in self._known(request.event_ids)})
+                request = steps.send(self._expanded(request))
             except StopIteration as stop:
-                return stop.value
+                return assemble(stop.value) if stop.value else None
 
     def graph(self) -> nx.DiGraph[UUID]:
         """The same for networkx."""
@@ -70,14 +70,17 @@ class Oracle:
         graph.add_edges_from((parent, child) for parent, children in self.children.items() for child in children)
         return graph
 
-    def _known(self, event_ids: Sequence[UUID]) -> list[UUID]:
-        return [one for one in event_ids if one in self.links or one in self.children]
-
-    def _expanded(self, event_id: UUID, request: Expand) -> tuple[Node, list[UUID]]:
-        node = self.node(event_id)
-        up = request.direction is Direction.ANCESTORS
-        neighbours = sorted(set(node.parents) if up else self.children.get(event_id, set()))
-        return node, neighbours[: request.neighbour_limit]
+    def _expanded(self, request: Expand) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+        answer: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
+        for event_id in request.event_ids:
+            known, children = self.links.get(UUID(bytes=event_id)), self.children.get(UUID(bytes=event_id), set())
+            if known is None and not children:
+                continue
+            row = Row.of(known, len(children)) if known else Row.unseen(event_id, len(children))
+            up = request.direction is Direction.ANCESTORS
+            few = sorted(child.bytes for child in children)[: request.neighbour_limit]
+            answer[event_id] = (row, parents_of(row, request.neighbour_limit) if up else few)
+        return answer
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,18 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from bloodbank._sqlite import Database, load_queries, load_script, microseconds, moment, translated
+from bloodbank._sqlite import Database, load_queries, load_script, translated
 from bloodbank.errors import EventNotFound, NotOpen, StoreUnavailable
 from bloodbank.stores import base
-from bloodbank.stores.base import Direction, Expand, Expansion, Graph, Link, Node
+from bloodbank.stores.base import Direction, Expand, Expansion, Graph, Link, Node, Row, microseconds, split_ids
 
 FORMAT = 1
 PURGE_CHUNK = 500
 """Most events forgotten in one transaction, so that recording does not wait for long."""
 ALL = -1
 """No limit, as SQLite writes it."""
+LINE_LIMIT = 64
+"""Most ancestors read ahead where an event is asked alone: a chain then costs a statement every so many hops."""
 
 _SCHEMA = load_script("bloodbank.stores", "schema.sql")
 _SQL = load_queries("bloodbank.stores", "sqlite.sql")
@@ -74,15 +76,16 @@ class SqliteStore:
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; absent: never seen and never named as a parent."""
         self._require_open()
+        ids = [event_id.bytes for event_id in event_ids]
         with translated(self._database.path, StoreUnavailable):
-            return await self._database.read(lambda connection: _Reader(connection).nodes(event_ids))
+            return await self._database.read(lambda connection: base.to_nodes(_Reader(connection).rows(ids)))
 
     async def walk(self, event_id: UUID, direction: Direction, *, max_depth: int, limit: int) -> Graph:
         """Return the graph around an event, from one snapshot. Raises EventNotFound, StoreUnavailable."""
         self._require_open()
         with translated(self._database.path, StoreUnavailable):
             graph = await self._database.read(
-                lambda connection: _drive(
+                lambda connection: _walked(
                     base.walk(event_id, direction, max_depth=max_depth, limit=limit), _Reader(connection)
                 )
             )
@@ -107,114 +110,106 @@ class SqliteStore:
             raise NotOpen("The SQLite store is not open. Enter it first: `async with store`.")
 
 
-def _drive(walk: base.Walk, reader: _Reader) -> Graph | None:
-    """Answer what a walk asks until it has its graph."""
+def _walked(walk: base.Walk, reader: _Reader) -> Graph | None:
+    """Answer what a walk asks until it ends, and make its graph, all on the reader's thread."""
     try:
         request = next(walk)
         while True:
             request = walk.send(reader.expand(request))
     except StopIteration as end:
-        return end.value
-
-
-class _Ids(dict[bytes, UUID]):
-    """Ids by their bytes. One that comes up often is one object, since making them costs much of a walk."""
-
-    def __missing__(self, packed: bytes) -> UUID:
-        event_id = self[packed] = UUID(bytes=packed)
-        return event_id
+        return None if end.value is None else base.assemble(end.value)
 
 
 class _Reader:
-    """Reads rows as nodes and their neighbours."""
+    """Reads rows and their neighbours."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
-        self._ids = _Ids()
+        self._line: dict[bytes, Row] = {}
 
     def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk."""
-        found = self.nodes(request.event_ids)
         limit = request.neighbour_limit
         if request.direction is Direction.ANCESTORS:
-            return {event_id: (node, sorted(node.parents)[:limit]) for event_id, node in found.items()}
-        few = [node.event_id for node in found.values() if 0 < node.children_total <= limit]
-        children = self._children(few)
-        for event_id, node in found.items():
-            if node.children_total > limit:
-                children[event_id] = self._first_children(event_id, limit)
-        return {event_id: (node, children.get(event_id, ())) for event_id, node in found.items()}
+            rows = self._line_from(request) if len(request.event_ids) == 1 else self.rows(request.event_ids)
+            return {row.event_id: (row, base.parents_of(row, limit)) for row in rows}
+        rows = self.rows(request.event_ids)
+        children = self._children([row.event_id for row in rows if 0 < row.children_total <= limit])
+        for row in rows:
+            if row.children_total > limit:
+                children[row.event_id] = self._first_children(row.event_id, limit)
+        return {row.event_id: (row, children.get(row.event_id, ())) for row in rows}
 
-    def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
-        """Return the nodes of the ids that are known."""
+    def rows(self, event_ids: Sequence[bytes]) -> list[Row]:
+        """Return the rows of the ids that are known."""
         if len(event_ids) == 1:
-            rows = self._execute(_SQL["node"], (event_ids[0].bytes,))
+            found = self._execute(_SQL["node"], event_ids)
         else:
-            rows = self._execute(_SQL["nodes"], {"ids": _packed(event_ids)})
-        return {(node := self._node(*row)).event_id: node for row in rows.fetchall()}
+            found = self._execute(_SQL["nodes"], {"ids": b"".join(event_ids)})
+        return [_row(*columns) for columns in found.fetchall()]
 
-    def _children(self, parents: Sequence[UUID]) -> dict[UUID, list[UUID]]:
+    def _line_from(self, request: Expand) -> list[Row]:
+        """Return the row of one event; those of its first ancestors are read with it and kept for what comes."""
+        [event_id] = request.event_ids
+        if event_id not in self._line:
+            ahead = min(1 + request.hops_left, 1 + request.room, LINE_LIMIT)
+            found = self._execute(_SQL["first_ancestors"], {"id": event_id, "limit": ahead})
+            self._line = {columns[0]: _row(*columns) for columns in found.fetchall()}
+        return [self._line[event_id]] if event_id in self._line else []
+
+    def _children(self, parents: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Return all children of some events, in order of their ids."""
         if len(parents) == 1:
             return {parents[0]: self._first_children(parents[0], ALL)}
-        ids = self._ids
-        children: dict[UUID, list[UUID]] = {parent: [] for parent in parents}
-        for parent, child in self._execute(_SQL["children_of_many"], {"ids": _packed(parents)}).fetchall():
-            children[ids[parent]].append(ids[child])
+        children: dict[bytes, list[bytes]] = {parent: [] for parent in parents}
+        if parents:
+            for parent, child in self._execute(_SQL["children_of_many"], {"ids": b"".join(parents)}).fetchall():
+                children[parent].append(child)
         return children
 
-    def _first_children(self, parent: UUID, limit: int) -> list[UUID]:
-        ids = self._ids
-        return [ids[child] for (child,) in self._execute(_SQL["children_of_one"], (parent.bytes, limit)).fetchall()]
+    def _first_children(self, parent: bytes, limit: int) -> list[bytes]:
+        return [child for (child,) in self._execute(_SQL["children_of_one"], (parent, limit)).fetchall()]
 
-    def _node(
-        self,
-        packed_id: bytes,
-        children: int,
-        parents: bytes | None,
-        event_type: str,
-        source: str,
-        happened_at: int,
-        accepted_at: int,
-        digest: bytes,
-    ) -> Node:
-        ids = self._ids
-        event_id = ids[packed_id]
-        if parents is None:
-            return Node(event_id, None, children)
-        parent_ids = tuple([ids[parents[start : start + 16]] for start in range(0, len(parents), 16)])
-        link = Link(event_id, parent_ids, event_type, moment(happened_at), source, moment(accepted_at), digest)
-        return Node(event_id, link, children)
+
+def _row(
+    event_id: bytes,
+    children: int,
+    parents: bytes | None,
+    event_type: str,
+    source: str,
+    happened_at: int,
+    accepted_at: int,
+    digest: bytes,
+) -> Row:
+    if parents is None:
+        return Row.unseen(event_id, children)
+    return Row(event_id, children, split_ids(parents), event_type, source, happened_at, accepted_at, digest)
 
 
 def _record(connection: sqlite3.Connection, links: Iterable[Link]) -> None:
     for link in links:
-        event_id = link.event_id.bytes
+        row = Row.of(link)
+        parents = row.parents or ()
         recorded = connection.execute(
             _SQL["record_node"],
-            {
-                "id": event_id,
-                "parents": _packed(link.parents),
-                "event_type": link.event_type,
-                "source": link.source,
-                "happened_at": microseconds(link.timestamp),
-                "accepted_at": microseconds(link.accepted_at),
-                "digest": link.digest,
-            },
+            (
+                row.event_id,
+                b"".join(parents),
+                row.event_type,
+                row.source,
+                row.happened_at,
+                row.accepted_at,
+                row.digest,
+            ),
         )
-        if recorded.rowcount and link.parents:
-            connection.executemany(_SQL["record_edge"], [(parent.bytes, event_id) for parent in link.parents])
+        if recorded.rowcount and parents:
+            connection.executemany(_SQL["record_edge"], [(parent, row.event_id) for parent in parents])
 
 
 def _purge(connection: sqlite3.Connection, before: int) -> int:
     rows = connection.execute(_SQL["accepted_before"], {"before": before, "limit": PURGE_CHUNK}).fetchall()
     for event_id, parents in rows:
-        edges = [(parents[start : start + 16], event_id) for start in range(0, len(parents), 16)]
-        connection.executemany(_SQL["remove_edge"], edges)
+        connection.executemany(_SQL["remove_edge"], [(parent, event_id) for parent in split_ids(parents)])
         connection.execute(_SQL["forget_node"], (event_id,))
         connection.execute(_SQL["remove_unnamed"], (event_id,))
     return len(rows)
-
-
-def _packed(event_ids: Iterable[UUID]) -> bytes:
-    return b"".join([event_id.bytes for event_id in event_ids])

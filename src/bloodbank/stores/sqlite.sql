@@ -3,7 +3,7 @@
 -- name: record_node
 -- Changes nothing when the event is known already: the first one wins.
 INSERT INTO node (id, parents, event_type, source, happened_at, accepted_at, digest)
-VALUES (:id, :parents, :event_type, :source, :happened_at, :accepted_at, :digest)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
     parents = excluded.parents,
     event_type = excluded.event_type,
@@ -28,6 +28,18 @@ WITH RECURSIVE place (start) AS (
 )
 SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest
 FROM place CROSS JOIN node ON node.id = substr(:ids, start, 16)
+
+-- name: first_ancestors
+-- An event, its first parent, the first parent of that, … :limit rows at most, which also ends a circle.
+WITH RECURSIVE line (id, children, parents, event_type, source, happened_at, accepted_at, digest) AS (
+    SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest FROM node WHERE id = :id
+    UNION ALL
+    SELECT node.id, node.children, node.parents, node.event_type, node.source, node.happened_at, node.accepted_at,
+        node.digest
+    FROM line JOIN node ON node.id = substr(line.parents, 1, 16)
+    LIMIT :limit
+)
+SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest FROM line
 
 -- name: children_of_many
 -- All children, each parent's in order of their ids. For parents with few of them.

@@ -1,0 +1,212 @@
+"""Two ways to answer a walk over the index in Redis: a script that goes ahead, and plain reads level by level.
+
+A reader lives for one question: it remembers what it has read, which generations there are and what their names
+mean, so that a level costs no more than what is new in it. docs/redis-layout.md has the keys.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from bloodbank.stores import base
+from bloodbank.stores._redis_values import Found, Names, name_numbers, split_answer, unpack
+from bloodbank.stores.base import Direction, Expand, Expansion, Row, split_ids
+
+IDS_PER_ROUND_TRIP = 1000
+"""Most events of one round trip, those read ahead included: some milliseconds of the server's time."""
+
+Command = tuple[str | bytes | int, ...]
+Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]
+"""Sends commands in one pipeline and returns an answer for each. Raises StoreUnavailable, StoreFormatError."""
+
+_MANY = b"+"
+_INLINE = b"\0\0"
+_GENERATION = re.compile(rb"\d+ (\d+) \d+ (\d+)")
+
+
+class Keys(NamedTuple):
+    """Names of the keys of an index. prefix: with its colon."""
+
+    prefix: bytes
+
+    @property
+    def format(self) -> bytes:
+        """Key of the version of the layout."""
+        return self.prefix + b"format"
+
+    @property
+    def generations(self) -> bytes:
+        """Key of the table of generations."""
+        return self.prefix + b"generations"
+
+
+class Reader(Protocol):
+    """Answers what one question needs."""
+
+    async def expand(self, request: Expand) -> Expansion:
+        """Answer one request of a walk; the answer may hold more than was asked."""
+        ...
+
+
+class ScriptReader:
+    """Reads by a script on the server, which goes on to the neighbours while there is room.
+
+    run: as Ask, for calls of the script read.lua without its name.
+    """
+
+    def __init__(self, run: Ask, keys: Keys, refuse_format: Callable[[bytes | None], None]) -> None:
+        self._run = run
+        self._keys = keys
+        self._refuse_format = refuse_format
+        self._read: dict[Direction, dict[bytes, tuple[Row, Sequence[bytes]]]] = {}
+
+    async def expand(self, request: Expand) -> Expansion:
+        """Answer one request of a walk, of what was read ahead as far as that goes."""
+        read = self._read.setdefault(request.direction, {})
+        missing = [event_id for event_id in request.event_ids if event_id not in read]
+        down = request.direction is Direction.DESCENDANTS
+        for ids in _chunks(missing):
+            room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))
+            most = request.neighbour_limit if down else 0
+            call = (2, self._keys.format, self._keys.generations, self._keys.prefix, "down" if down else "up")
+            [[version, names, events]] = await self._run([(*call, most, room, request.hops_left, b"".join(ids))])
+            self._refuse_format(version)
+            texts = {name: text.decode() for name, text in zip(names[::2], names[1::2], strict=True)}
+            for found in split_answer(events):
+                row = _row(found, texts)
+                children = sorted(split_ids(found.children))[:most] if found.children else ()
+                read[row.event_id] = (row, children if down else base.parents_of(row, request.neighbour_limit))
+        return read
+
+
+class LevelReader:
+    """Reads by single commands of one key each, in pipelines: at most two round trips a level."""
+
+    def __init__(self, ask: Ask, keys: Keys, refuse_format: Callable[[bytes | None], None]) -> None:
+        self._ask = ask
+        self._keys = keys
+        self._refuse_format = refuse_format
+        self._generations: list[_Generation] | None = None
+        self._names: dict[bytes, str] = {}
+
+    async def expand(self, request: Expand) -> Expansion:
+        """Answer one request of a walk."""
+        if self._generations is None:
+            self._generations = await self._live_generations()
+        limit = request.neighbour_limit
+        down = request.direction is Direction.DESCENDANTS
+        answer: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
+        for ids in _chunks(request.event_ids):
+            for found in await self._events(ids, self._generations, limit if down else 0):
+                row = _row(found, self._names)
+                children = sorted(split_ids(found.children))[:limit] if found.children else ()
+                answer[row.event_id] = (row, children if down else base.parents_of(row, limit))
+        return answer
+
+    async def _live_generations(self) -> list[_Generation]:
+        version, table = await self._ask([("GET", self._keys.format), ("HGETALL", self._keys.generations)])
+        self._refuse_format(version)
+        # By the clock of this machine: what the server has dropped meanwhile is not found anyway.
+        now = time.time() * 1000
+        rows = [(name, _GENERATION.fullmatch(row)) for name, row in table.items()]
+        live = [(name, row) for name, row in rows if row and int(row[2]) > now]
+        return [_Generation(self._keys.prefix + name, 1 << int(row[1])) for name, row in live]
+
+    async def _events(self, ids: Sequence[bytes], generations: Sequence[_Generation], limit: int) -> list[Found]:
+        answers: dict[Command, Any] = {}
+
+        async def ask(commands: Iterable[Command]) -> None:
+            new = list(dict.fromkeys(commands))
+            answers.update(zip(new, await self._ask(new), strict=True))
+
+        await ask(read(event_id) for event_id in ids for g in generations for read in (g.value, g.children))
+        await ask(command for event_id in ids for g in generations for command in g.elsewhere(event_id, limit, answers))
+        found = [_put_together(event_id, generations, limit, answers) for event_id in ids]
+        await self._learn_names([one for one in found if one.generation], generations)
+        return [one for one in found if one.generation or one.children_total]
+
+    async def _learn_names(self, events: Sequence[Found], generations: Sequence[_Generation]) -> None:
+        used = {bytes((one.generation,)) + name for one in events for name in name_numbers(one.value)}
+        new = [name for name in used if name not in self._names and name[1:] != _INLINE]
+        reads = [generations[name[0] - 1].name(name[1:]) for name in new]
+        texts: list[bytes | None] = await self._ask(reads)
+        self._names.update({name: text.decode() for name, text in zip(new, texts, strict=True) if text is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    """Commands that read one generation. base: the first part of its keys. buckets: a power of two."""
+
+    base: bytes
+    buckets: int
+
+    def value(self, event_id: bytes) -> Command:
+        return ("HGET", self._bucket(b":e:", event_id), event_id)
+
+    def long_value(self, event_id: bytes) -> Command:
+        return ("GET", long_key(self.base, event_id))
+
+    def children(self, event_id: bytes) -> Command:
+        return ("HGET", self._bucket(b":c:", event_id), event_id)
+
+    def many_children(self, event_id: bytes) -> Command:
+        return ("ZCARD", self.base + b":k:" + event_id)
+
+    def first_children(self, event_id: bytes, limit: int) -> Command:
+        return ("ZRANGE", self.base + b":k:" + event_id, 0, limit - 1)
+
+    def name(self, number: bytes) -> Command:
+        return ("HGET", self.base + b":n", b"n%d" % int.from_bytes(number))
+
+    def elsewhere(self, event_id: bytes, limit: int, answers: Mapping[Command, Any]) -> Iterator[Command]:
+        """Return what is left to read, where the buckets say that it lies in a key of its own."""
+        if answers[self.value(event_id)] == b"":
+            yield self.long_value(event_id)
+        if answers[self.children(event_id)] == _MANY:
+            yield self.many_children(event_id)
+            if limit:
+                yield self.first_children(event_id, limit)
+
+    def _bucket(self, kind: bytes, event_id: bytes) -> bytes:
+        return self.base + kind + b"%x" % (int.from_bytes(event_id[12:]) % self.buckets)
+
+
+def long_key(generation: bytes, event_id: bytes) -> bytes:
+    """Return the key of a value that is too long for its bucket. generation: the first part of its keys."""
+    return generation + b":v:" + event_id
+
+
+def _put_together(
+    event_id: bytes, generations: Sequence[_Generation], limit: int, answers: Mapping[Command, Any]
+) -> Found:
+    number, value, total = 0, b"", 0
+    children: list[bytes] = []
+    for place, generation in enumerate(generations, start=1):
+        kept = answers[generation.value(event_id)]
+        if kept == b"":
+            kept = answers[generation.long_value(event_id)]
+        if kept is not None and not number:
+            number, value = place, kept
+        few = answers[generation.children(event_id)]
+        if few == _MANY:
+            total += answers[generation.many_children(event_id)]
+            children += answers[generation.first_children(event_id, limit)] if limit else []
+        elif few is not None:
+            total += len(few) // 16
+            children.append(few)
+    return Found(event_id, number, total, value, b"".join(children) if limit else b"")
+
+
+def _row(found: Found, names: Names) -> Row:
+    if not found.generation:
+        return Row.unseen(found.event_id, found.children_total)
+    return unpack(found.event_id, found.children_total, found.value, bytes((found.generation,)), names)
+
+
+def _chunks(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(ids), IDS_PER_ROUND_TRIP):
+        yield ids[start : start + IDS_PER_ROUND_TRIP]

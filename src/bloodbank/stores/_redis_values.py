@@ -1,0 +1,126 @@
+"""Values of the index in Redis and their bytes, as docs/redis-layout.md describes them.
+
+how many parents (1 byte; 255: 2 bytes follow) · parents, 16 bytes each
+type, source: number of the name in its generation (2 bytes each; 0: the text follows here)
+[bytes of the text (2 bytes) · the text] for each that has no number
+accepted_at (7 bytes) · the event's time minus that (4 bytes, signed), both in microseconds
+    or 0x80 · accepted_at · the event's time (8 bytes each, signed), where those are too short
+digest, up to the end
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+from uuid import UUID
+
+from bloodbank.errors import StoreFormatError
+from bloodbank.stores.base import Row, split_ids
+
+_MANY = 255
+_NEAR = struct.Struct(">qi")
+_FAR = struct.Struct(">Bqq")
+_FAR_MARK = 0x80
+_LENGTH = struct.Struct(">H")
+_HEAD = struct.Struct(">16sBIII")
+
+Names = Mapping[bytes, str]
+"""Names of types and sources, by the number of the generation (1 byte) and their own (2 bytes)."""
+
+
+class Found(NamedTuple):
+    """An event as the script returns it. generation: its number in the answer; 0 for one that was only named."""
+
+    event_id: bytes
+    generation: int
+    children_total: int
+    value: bytes
+    children: bytes
+
+
+def pack_parents(parents: tuple[bytes, ...]) -> bytes:
+    """Return the first part of a value."""
+    count = len(parents)
+    head = bytes((count,)) if count < _MANY else bytes((_MANY,)) + _LENGTH.pack(count)
+    return head + b"".join(parents)
+
+
+def pack_rest(row: Row) -> bytes:
+    """Return the last part of a value, after type and source."""
+    apart = row.happened_at - row.accepted_at
+    if 0 <= row.accepted_at < 1 << 55 and -(1 << 31) <= apart < 1 << 31:
+        return _NEAR.pack(row.accepted_at, apart)[1:] + row.digest
+    return _FAR.pack(_FAR_MARK, row.accepted_at, row.happened_at) + row.digest
+
+
+def unpack(event_id: bytes, children_total: int, value: bytes, generation: bytes, names: Names) -> Row:
+    """Return the row of a value. Raises StoreFormatError when this version did not write it."""
+    try:
+        at, end = _place_of_parents(value)
+        parents = split_ids(value[at:end]) if at < end else ()
+        event_type = _name(value, end, generation, names)
+        source = _name(value, end + 2, generation, names)
+        at = end + 4
+        if event_type is None:
+            event_type, at = _text(value, at)
+        if source is None:
+            source, at = _text(value, at)
+        if value[at] & _FAR_MARK:
+            _, accepted_at, happened_at = _FAR.unpack_from(value, at)
+            at += 17
+        else:
+            accepted_at, apart = _NEAR.unpack(b"\0" + value[at : at + 11])
+            happened_at = accepted_at + apart
+            at += 11
+        return Row(event_id, children_total, parents, event_type, source, happened_at, accepted_at, value[at:])
+    except (struct.error, ValueError, LookupError, OverflowError) as error:
+        raise StoreFormatError(
+            f"What Redis keeps of event {UUID(bytes=event_id)} cannot be read ({type(error).__name__}: {error}). Set "
+            "BLOODBANK_REDIS_PREFIX to a name that nothing else uses, and rebuild the index from the log."
+        ) from error
+
+
+def unpack_parents(value: bytes) -> tuple[bytes, ...]:
+    """Return the parents in a value that `unpack` accepts."""
+    at, end = _place_of_parents(value)
+    return split_ids(value[at:end]) if at < end else ()
+
+
+def name_numbers(value: bytes) -> tuple[bytes, bytes]:
+    """Return the numbers of type and source, 2 bytes each."""
+    _, at = _place_of_parents(value)
+    return value[at : at + 2], value[at + 2 : at + 4]
+
+
+def split_answer(answer: bytes) -> list[Found]:
+    """Return the events that the script returned end to end."""
+    found: list[Found] = []
+    at = 0
+    while at < len(answer):
+        event_id, generation, total, listed, length = _HEAD.unpack_from(answer, at)
+        value_at = at + _HEAD.size
+        children_at = value_at + length
+        at = children_at + 16 * listed
+        found.append(Found(event_id, generation, total, answer[value_at:children_at], answer[children_at:at]))
+    return found
+
+
+def _place_of_parents(value: bytes) -> tuple[int, int]:
+    count, at = value[0], 1
+    if count == _MANY:
+        [count], at = _LENGTH.unpack_from(value, 1), 3
+    return at, at + 16 * count
+
+
+def _name(value: bytes, at: int, generation: bytes, names: Names) -> str | None:
+    number = value[at : at + 2]
+    return None if number == b"\0\0" else names[generation + number]
+
+
+def _text(value: bytes, at: int) -> tuple[str, int]:
+    [length] = _LENGTH.unpack_from(value, at)
+    end = at + 2 + length
+    if end > len(value):
+        raise ValueError(f"{len(value)} bytes where {end} are announced")
+    return value[at + 2 : end].decode(), end
