@@ -6,6 +6,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -16,8 +17,9 @@ from redis.asyncio import Redis
 from bloodbank.config import Settings
 from bloodbank.errors import NotOpen, StoreFormatError, StoreUnavailable
 from bloodbank.ids import new_event_id
+from bloodbank.stores._redis_reading import IDS_PER_ROUND_TRIP
 from bloodbank.stores.base import Direction, Link
-from bloodbank.stores.redis import IDS_PER_ROUND_TRIP, LINKS_PER_SCRIPT, MAX_CONNECTIONS, RedisStore
+from bloodbank.stores.redis import LINKS_PER_SCRIPT, MAX_CONNECTIONS, RedisStore
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -114,7 +116,7 @@ async def test_a_server_that_restarted_empty_takes_events_again(own_server: Redi
         await store.record([link(after, [before])])
         assert (await store.walk(before, Direction.DESCENDANTS, max_depth=9, limit=9)).missing == (before,)
     async with Redis.from_url(own_server.url) as client:
-        assert await client.get("bb:format") == b"1"
+        assert await client.get("bb:format") == b"2"
 
 
 async def test_calls_cancelled_on_a_frozen_server_leave_no_answer_for_others(
@@ -218,10 +220,15 @@ async def test_a_full_server_is_unavailable_and_keeps_no_half_event(own_server: 
         assert await store.nodes([child, parent]) == {}
 
 
-async def test_an_unknown_format_is_refused_at_open(redis_server: RedisServer, client: Redis, prefix: str) -> None:
-    await client.set(f"{prefix}:format", "9", ex=60)
-    with pytest.raises(StoreFormatError, match="BLOODBANK_REDIS_PREFIX"):
+@pytest.mark.parametrize("version", ["1", "9"])
+async def test_another_format_is_refused_at_open(
+    redis_server: RedisServer, client: Redis, prefix: str, version: str
+) -> None:
+    await client.set(f"{prefix}:format", version, ex=60)
+    with pytest.raises(StoreFormatError, match="BLOODBANK_REDIS_PREFIX") as caught:
         await RedisStore(settings(redis_server.url, prefix)).__aenter__()
+    assert f"has format {version}, and this version reads 2" in str(caught.value)
+    assert f"delete the keys {prefix}:*" in str(caught.value)
 
 
 async def test_a_format_that_changed_meanwhile_is_refused_before_anything_is_written(
@@ -232,34 +239,64 @@ async def test_a_format_that_changed_meanwhile_is_refused_before_anything_is_wri
         await store.record([link(new_event_id(), new_ids(2))])
     with pytest.raises(StoreFormatError):
         await store.purge(before=NOW)
+    with pytest.raises(StoreFormatError):
+        await store.nodes(new_ids(1))
     assert await keys_of(client, prefix) == [f"{prefix}:format".encode()]
 
 
 async def test_keys_of_somebody_else_are_left_alone(store: RedisStore, client: Redis, prefix: str) -> None:
-    event_id = new_event_id()
-    key = f"{prefix}:e:".encode() + event_id.bytes
-    await client.rpush(key, "a list of somebody else")
+    await client.rpush(f"{prefix}:generations", "a list of somebody else")
     with pytest.raises(StoreFormatError, match="something else"):
-        await store.nodes([event_id])
-    assert await client.llen(key) == 1
+        await store.nodes([new_event_id()])
+    with pytest.raises(StoreFormatError, match="something else"):
+        await store.record([link(new_event_id())])
+    assert await client.llen(f"{prefix}:generations") == 1
 
 
-async def test_every_key_expires(redis_server: RedisServer, client: Redis, prefix: str) -> None:
-    parent, child = new_ids(2)
-    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=2)) as store:
-        await store.record([link(parent), link(child, [parent])])
+async def test_every_key_expires_with_its_generation(redis_server: RedisServer, client: Redis, prefix: str) -> None:
+    parent, *children = new_ids(10)
+    many = link(children[0], [parent, *new_ids(9)])
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=4)) as store:
+        await store.record([link(parent), many, *(link(child, [parent]) for child in children[1:])])
     lives = {key: await client.ttl(key) for key in await keys_of(client, prefix)}
-    assert len(lives) == 4, "the format, two events, and the children of one"
-    assert all(2 * 86400 - 60 < seconds <= 2 * 86400 for seconds in lives.values()), lives
+    kinds = {key.split(b":")[2] for key in lives if key.count(b":") > 1}
+    assert kinds == {b"e", b"c", b"k", b"v", b"n"}, "events, children, many of them, a long value and the names"
+    assert all(5 * 86400 - 60 < seconds <= 5 * 86400 for seconds in lives.values()), lives
 
 
-async def test_a_new_child_lets_the_children_live_on(store: RedisStore, client: Redis, prefix: str) -> None:
-    parent, *children = new_ids(3)
-    key = f"{prefix}:c:".encode() + parent.bytes
-    await store.record([link(children[0], [parent])])
-    await client.expire(key, 60)
-    await store.record([link(children[1], [parent])])
-    assert await client.ttl(key) > 86400
+async def test_events_outlive_their_time_by_a_quarter_at_most(
+    redis_server: RedisServer, client: Redis, prefix: str
+) -> None:
+    ttl_seconds = 1.0
+    parent, child = new_ids(2)
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=ttl_seconds / 86400)) as store:
+        began = time.monotonic()
+        await store.record([link(child, [parent])])
+        with anyio.fail_after(10):
+            while set(await store.nodes([parent, child])) == {parent, child}:
+                await anyio.sleep(0.01)
+        assert ttl_seconds < time.monotonic() - began
+        assert await store.nodes([parent, child]) == {}, "both go together"
+        with anyio.fail_after(10):
+            while await keys_of(client, prefix):
+                await anyio.sleep(0.01)
+
+
+async def test_an_event_of_an_older_generation_stays_as_it_is(
+    redis_server: RedisServer, client: Redis, prefix: str
+) -> None:
+    grandparent, parent, other, child = new_ids(4)
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=4 / 86400)) as store:
+        await store.record([link(parent, [grandparent])])
+        with anyio.fail_after(10):
+            while len([field for field in await client.hkeys(f"{prefix}:generations") if b"#" not in field]) < 2:
+                await store.record([link(new_event_id())])
+                await anyio.sleep(0.05)
+        await store.record([link(parent, [other]), link(child, [parent, grandparent])])
+        assert (await store.nodes([parent]))[parent].parents == (grandparent,)
+        graph = await store.walk(grandparent, Direction.DESCENDANTS, max_depth=9, limit=9)
+    assert graph.ids == (grandparent, parent, child)
+    assert graph.steps[0].node.children_total == 2, "one in each generation"
 
 
 async def test_a_service_that_keeps_events_for_less_shortens_no_life(
@@ -267,18 +304,71 @@ async def test_a_service_that_keeps_events_for_less_shortens_no_life(
 ) -> None:
     parent, *children = new_ids(3)
     await store.record([link(children[0], [parent])])
-    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=1)) as brief:
-        await brief.record([link(children[1], [parent])])
-    assert await client.ttl(f"{prefix}:c:".encode() + parent.bytes) > 29 * 86400
+    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=0.1 / 86400)) as brief:
+        await brief.record([link(children[0], []), link(children[1], [parent])])
+        with anyio.fail_after(10):
+            while (await store.nodes([parent]))[parent].children_total == 2:
+                await anyio.sleep(0.01)
+    assert (await store.nodes([children[0]]))[children[0]].parents == (parent,)
     assert await client.ttl(f"{prefix}:format") > 29 * 86400
 
 
-async def test_events_are_gone_when_their_time_is_over(redis_server: RedisServer, client: Redis, prefix: str) -> None:
-    async with RedisStore(settings(redis_server.url, prefix, correlation_ttl_days=0.05 / 86400)) as store:
-        await store.record([link(new_event_id(), new_ids(1))])
-        with anyio.fail_after(5):
-            while await keys_of(client, prefix):
-                await anyio.sleep(0.01)
+async def test_a_full_generation_is_followed_by_one_with_more_buckets(
+    redis_server: RedisServer, client: Redis, prefix: str
+) -> None:
+    async with RedisStore(settings(redis_server.url, prefix)) as store:
+        first, second = new_ids(2)
+        await store.record([link(first)])
+        [(name, _)] = [pair for pair in (await client.hgetall(f"{prefix}:generations")).items() if b"#" not in pair[0]]
+        await client.hset(f"{prefix}:generations", name + b"#", 1 << 16)
+        await store.record([link(second, [first])])
+        rows = [row for field, row in (await client.hgetall(f"{prefix}:generations")).items() if b"#" not in field]
+        assert sorted(int(row.split()[1]) for row in rows) == [10, 12]
+        assert (await store.walk(second, Direction.ANCESTORS, max_depth=9, limit=9)).ids == (first, second)
+
+
+async def test_a_fan_out_lies_in_a_sorted_set_and_small_families_in_listpacks(
+    store: RedisStore, client: Redis, prefix: str
+) -> None:
+    parent, *children = new_ids(3000)
+    await store.record([link(child, [parent], at=NOW) for child in children])
+    keys = await keys_of(client, prefix)
+    assert [await client.zcard(key) for key in keys if b":k:" in key] == [2999]
+    buckets = [key for key in keys if b":e:" in key or b":c:" in key]
+    assert {await client.object("encoding", key) for key in buckets} == {b"listpack"}
+
+
+async def test_types_beyond_what_a_generation_numbers_are_kept_as_text(
+    store: RedisStore, redis_server: RedisServer, client: Redis, prefix: str
+) -> None:
+    ids = new_ids(5000)
+    await store.record([replace(link(one), event_type=f"a.b{n}", source=f"s{n}é") for n, one in enumerate(ids)])
+    [names] = [key for key in await keys_of(client, prefix) if key.endswith(b":n")]
+    assert await client.hlen(names) == 2 * 4096
+    async with RedisStore(settings(redis_server.url, prefix), read_by_levels=True) as by_levels:
+        for reader in (store, by_levels):
+            nodes = await reader.nodes(ids)
+            assert [(nodes[one].link.event_type, nodes[one].link.source) for one in ids if nodes[one].link] == [  # pyright: ignore
+                (f"a.b{n}", f"s{n}é") for n in range(5000)
+            ]
+
+
+async def test_one_script_answers_a_deep_walk(store: RedisStore, client: Redis) -> None:
+    chain = new_ids(1000)
+    await store.record([link(one, chain[n - 1 : n] if n else []) for n, one in enumerate(chain)])
+    await client.config_resetstat()
+    graph = await store.walk(chain[-1], Direction.ANCESTORS, max_depth=5000, limit=5000)
+    assert graph.ids == tuple(chain)
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] <= 2, "once more when it was not loaded"
+
+
+async def test_no_question_holds_the_server_for_long(store: RedisStore, client: Redis) -> None:
+    root, *children = new_ids(20_001)
+    await store.record([link(root), *(link(child, [root]) for child in children)])
+    await client.config_resetstat()
+    await store.walk(root, Direction.DESCENDANTS, max_depth=9, limit=50_000)
+    stats = (await client.info("commandstats"))["cmdstat_evalsha"]
+    assert stats["calls"] >= 10, "in parts"
 
 
 async def test_the_first_record_of_an_event_stays_with_its_edges(store: RedisStore) -> None:

@@ -11,7 +11,7 @@ import orjson
 
 from bloodbank.http.answers import lineage_body
 from bloodbank.ids import event_id
-from bloodbank.stores.base import Direction, Link, Node, Truncation, assemble
+from bloodbank.stores.base import Direction, Link, Row, Trail, Truncation, assemble
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -30,16 +30,15 @@ def answer_of(
     types: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the answer about a graph. parents: of each event, in the order of time. Types are `test.<name>`."""
-    nodes: dict[UUID, Node] = {}
+    rows: dict[bytes, Row] = {}
     for place, (name, above) in enumerate(parents.items()):
         time = NOON + timedelta(seconds=place)
         event_type = (types or {}).get(name, f"test.{name}")
         link = Link(id_of(name), tuple(map(id_of, above)), event_type, time, "tests", time)
-        nodes[link.event_id] = Node(link.event_id, link, 0)
+        rows[link.event_id.bytes] = Row.of(link)
     for name in unseen:
-        nodes[id_of(name)] = Node(id_of(name), None, 0)
+        rows[id_of(name).bytes] = Row.unseen(id_of(name).bytes, 0)
     cut = tuple(map(id_of, frontier))
-    graph = assemble(
-        id_of(focus), Direction(direction), dict.fromkeys(nodes, 0), nodes, Truncation(bool(cut), False, cut)
-    )
-    return orjson.loads(lineage_body(graph))
+    truncated = Truncation(bool(cut), False, cut)
+    trail = Trail(id_of(focus).bytes, Direction(direction), dict.fromkeys(rows, 0), rows, truncated)
+    return orjson.loads(lineage_body(assemble(trail)))

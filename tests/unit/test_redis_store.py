@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,8 +16,10 @@ from redis import exceptions
 
 from bloodbank.config import Settings
 from bloodbank.errors import ConfigurationError, StoreFormatError, StoreUnavailable
-from bloodbank.stores.base import Link
-from bloodbank.stores.redis import DRIVER_ERRORS, MEANINGS, RedisStore, pack, store_error, unpack
+from bloodbank.stores._redis_errors import DRIVER_ERRORS, MEANINGS, store_error
+from bloodbank.stores._redis_values import pack_parents, pack_rest, unpack
+from bloodbank.stores.base import Link, Row
+from bloodbank.stores.redis import RedisStore
 
 ADDRESS = "redis://h:6379"
 UTC_TIMES = st.datetimes(timezones=st.just(UTC))
@@ -35,34 +39,55 @@ LINK = Link(UUID(int=1), (UUID(int=2),), "llm.prompt", datetime(2026, 1, 1, tzin
 NOT_OURS = {"ChildDeadlockedError", "IncorrectPolicyType"}
 
 
+KIND = b"\0\1\0\2"
+KINDS = {b"\1" + KIND: ("llm.prompt", "app"), b"\1\0\0\0\0": ("", ""), b"\1\0\1\0\0": ("llm.prompt", "")}
+
+
+def packed(row: Row, kind: bytes = KIND) -> bytes:
+    return pack_parents(row.parents or ()) + kind + pack_rest(row)
+
+
+def text(several: str) -> bytes:
+    encoded = several.encode()
+    return len(encoded).to_bytes(2) + encoded
+
+
 @given(LINKS)
 def test_what_is_packed_comes_back(link: Link) -> None:
-    assert unpack(link.event_id, pack(link)) == link
+    row = Row.of(link)._replace(event_type="llm.prompt", source="app")
+    assert unpack(row.event_id, 0, packed(row), b"\1", KINDS) == row
 
 
-def test_a_value_is_small() -> None:
-    assert len(pack(LINK)) == 22 + 16 + len("llm.prompt") + len("app")
+@given(LINKS)
+def test_names_without_a_number_stand_in_the_value(link: Link) -> None:
+    row = Row.of(link)
+    both = b"\0\0\0\0" + text(row.event_type) + text(row.source)
+    assert unpack(row.event_id, 0, packed(row, both), b"\1", KINDS) == row
+    source_only = b"\0\1\0\0" + text(row.source)
+    assert unpack(row.event_id, 0, packed(row, source_only), b"\1", KINDS) == row._replace(event_type="llm.prompt")
 
 
-@pytest.mark.parametrize("length", range(len(pack(LINK)) - len("app")))
+@pytest.mark.parametrize(("parents", "size"), [(0, 16), (1, 32), (2, 48)])
+def test_a_value_of_two_parents_fits_into_a_listpack(parents: int, size: int) -> None:
+    row = Row.of(replace(LINK, timestamp=LINK.accepted_at))._replace(parents=(bytes(16),) * parents, digest=bytes(16))
+    assert len(packed(row)) == size + 16 <= 64
+
+
+def test_more_parents_than_a_byte_counts_come_back() -> None:
+    row = Row.of(LINK)._replace(parents=tuple(number.to_bytes(16) for number in range(300)), source="app")
+    assert unpack(row.event_id, 0, packed(row), b"\1", KINDS) == row
+
+
+@pytest.mark.parametrize("length", range(len(packed(Row.of(LINK)))))
 def test_a_value_that_is_cut_short_is_refused(length: int) -> None:
     with pytest.raises(StoreFormatError, match="BLOODBANK_REDIS_PREFIX"):
-        unpack(LINK.event_id, pack(LINK)[:length])
-
-
-@given(st.binary(max_size=80))
-def test_a_value_of_another_format_is_refused(value: bytes) -> None:
-    with pytest.raises(StoreFormatError):
-        unpack(LINK.event_id, b"\x02" + value)
+        unpack(LINK.event_id.bytes, 0, packed(Row.of(LINK))[:length], b"\1", KINDS)
 
 
 @given(st.binary(max_size=120))
 def test_no_value_raises_anything_else(value: bytes) -> None:
-    try:
-        link = unpack(LINK.event_id, b"\x01" + value)
-    except StoreFormatError:
-        return
-    assert pack(link) == b"\x01" + value
+    with suppress(StoreFormatError):
+        assert unpack(LINK.event_id.bytes, 0, value, b"\1", KINDS).event_id == LINK.event_id.bytes
 
 
 def driver_classes() -> list[type[Exception]]:

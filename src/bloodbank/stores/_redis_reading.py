@@ -10,21 +10,23 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from bloodbank.stores import base
-from bloodbank.stores._redis_values import Found, Names, name_numbers, split_answer, unpack
+from bloodbank.stores._redis_values import Found, Kinds, kind_of, split_answer, unpack
 from bloodbank.stores.base import Direction, Expand, Expansion, Row, split_ids
 
-IDS_PER_ROUND_TRIP = 1000
+IDS_PER_ROUND_TRIP = 2000
 """Most events of one round trip, those read ahead included: some milliseconds of the server's time."""
+IDS_SENT_BACK = 2000
+"""Most ids named to the script as read already, so that it does not read again what the last one did."""
 
 Command = tuple[str | bytes | int, ...]
 Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]
 """Sends commands in one pipeline and returns an answer for each. Raises StoreUnavailable, StoreFormatError."""
 
 _MANY = b"+"
-_INLINE = b"\0\0"
 _GENERATION = re.compile(rb"\d+ (\d+) \d+ (\d+)")
 
 
@@ -72,10 +74,13 @@ class ScriptReader:
         for ids in _chunks(missing):
             room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))
             most = request.neighbour_limit if down else 0
-            call = (2, self._keys.format, self._keys.generations, self._keys.prefix, "down" if down else "up")
-            [[version, names, events]] = await self._run([(*call, most, room, request.hops_left, b"".join(ids))])
+            known = b"".join(islice(reversed(read), IDS_SENT_BACK))
+            keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
+            way = "down" if down else "up"
+            call = (*keys, way, most, room, request.hops_left, b"".join(ids), known)
+            [[version, kinds, events]] = await self._run([call])
             self._refuse_format(version)
-            texts = {name: text.decode() for name, text in zip(names[::2], names[1::2], strict=True)}
+            texts = {kind: (t.decode(), s.decode()) for kind, t, s in zip(*[iter(kinds)] * 3, strict=True)}
             for found in split_answer(events):
                 row = _row(found, texts)
                 children = sorted(split_ids(found.children))[:most] if found.children else ()
@@ -91,7 +96,7 @@ class LevelReader:
         self._keys = keys
         self._refuse_format = refuse_format
         self._generations: list[_Generation] | None = None
-        self._names: dict[bytes, str] = {}
+        self._kinds: dict[bytes, tuple[str, str]] = {}
 
     async def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk."""
@@ -102,7 +107,7 @@ class LevelReader:
         answer: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
         for ids in _chunks(request.event_ids):
             for found in await self._events(ids, self._generations, limit if down else 0):
-                row = _row(found, self._names)
+                row = _row(found, self._kinds)
                 children = sorted(split_ids(found.children))[:limit] if found.children else ()
                 answer[row.event_id] = (row, children if down else base.parents_of(row, limit))
         return answer
@@ -126,15 +131,15 @@ class LevelReader:
         await ask(read(event_id) for event_id in ids for g in generations for read in (g.value, g.children))
         await ask(command for event_id in ids for g in generations for command in g.elsewhere(event_id, limit, answers))
         found = [_put_together(event_id, generations, limit, answers) for event_id in ids]
-        await self._learn_names([one for one in found if one.generation], generations)
+        await self._learn_kinds([one for one in found if one.generation], generations)
         return [one for one in found if one.generation or one.children_total]
 
-    async def _learn_names(self, events: Sequence[Found], generations: Sequence[_Generation]) -> None:
-        used = {bytes((one.generation,)) + name for one in events for name in name_numbers(one.value)}
-        new = [name for name in used if name not in self._names and name[1:] != _INLINE]
-        reads = [generations[name[0] - 1].name(name[1:]) for name in new]
-        texts: list[bytes | None] = await self._ask(reads)
-        self._names.update({name: text.decode() for name, text in zip(new, texts, strict=True) if text is not None})
+    async def _learn_kinds(self, events: Sequence[Found], generations: Sequence[_Generation]) -> None:
+        used = {bytes((one.generation,)) + kind_of(one.value) for one in events}
+        new = [kind for kind in used if kind not in self._kinds]
+        reads = [generations[kind[0] - 1].name(kind[at : at + 2]) for kind in new for at in (1, 3)]
+        texts = [text.decode() if text else "" for text in await self._ask(reads)]
+        self._kinds.update(zip(new, zip(texts[::2], texts[1::2], strict=True), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +206,10 @@ def _put_together(
     return Found(event_id, number, total, value, b"".join(children) if limit else b"")
 
 
-def _row(found: Found, names: Names) -> Row:
+def _row(found: Found, kinds: Kinds) -> Row:
     if not found.generation:
         return Row.unseen(found.event_id, found.children_total)
-    return unpack(found.event_id, found.children_total, found.value, bytes((found.generation,)), names)
+    return unpack(found.event_id, found.children_total, found.value, bytes((found.generation,)), kinds)
 
 
 def _chunks(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

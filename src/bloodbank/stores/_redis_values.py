@@ -20,13 +20,15 @@ from bloodbank.stores.base import Row, split_ids
 
 _MANY = 255
 _NEAR = struct.Struct(">qi")
+_NEAR_MASK = (1 << 56) - 1
 _FAR = struct.Struct(">Bqq")
 _FAR_MARK = 0x80
+_INLINE = b"\0\0"
 _LENGTH = struct.Struct(">H")
 _HEAD = struct.Struct(">16sBIII")
 
-Names = Mapping[bytes, str]
-"""Names of types and sources, by the number of the generation (1 byte) and their own (2 bytes)."""
+Kinds = Mapping[bytes, tuple[str, str]]
+"""Type and source by the number of the generation (1 byte) and their own numbers (2 bytes each)."""
 
 
 class Found(NamedTuple):
@@ -54,23 +56,24 @@ def pack_rest(row: Row) -> bytes:
     return _FAR.pack(_FAR_MARK, row.accepted_at, row.happened_at) + row.digest
 
 
-def unpack(event_id: bytes, children_total: int, value: bytes, generation: bytes, names: Names) -> Row:
+def unpack(event_id: bytes, children_total: int, value: bytes, generation: bytes, kinds: Kinds) -> Row:
     """Return the row of a value. Raises StoreFormatError when this version did not write it."""
     try:
         at, end = _place_of_parents(value)
         parents = split_ids(value[at:end]) if at < end else ()
-        event_type = _name(value, end, generation, names)
-        source = _name(value, end + 2, generation, names)
+        kind = value[end : end + 4]
+        event_type, source = kinds[generation + kind]
         at = end + 4
-        if event_type is None:
+        if kind[:2] == _INLINE:
             event_type, at = _text(value, at)
-        if source is None:
+        if kind[2:] == _INLINE:
             source, at = _text(value, at)
         if value[at] & _FAR_MARK:
             _, accepted_at, happened_at = _FAR.unpack_from(value, at)
             at += 17
         else:
-            accepted_at, apart = _NEAR.unpack(b"\0" + value[at : at + 11])
+            accepted_at, apart = _NEAR.unpack_from(value, at - 1)
+            accepted_at &= _NEAR_MASK
             happened_at = accepted_at + apart
             at += 11
         return Row(event_id, children_total, parents, event_type, source, happened_at, accepted_at, value[at:])
@@ -81,16 +84,10 @@ def unpack(event_id: bytes, children_total: int, value: bytes, generation: bytes
         ) from error
 
 
-def unpack_parents(value: bytes) -> tuple[bytes, ...]:
-    """Return the parents in a value that `unpack` accepts."""
-    at, end = _place_of_parents(value)
-    return split_ids(value[at:end]) if at < end else ()
-
-
-def name_numbers(value: bytes) -> tuple[bytes, bytes]:
-    """Return the numbers of type and source, 2 bytes each."""
+def kind_of(value: bytes) -> bytes:
+    """Return the numbers of type and source in a value, 2 bytes each. Raises IndexError, struct.error."""
     _, at = _place_of_parents(value)
-    return value[at : at + 2], value[at + 2 : at + 4]
+    return value[at : at + 4]
 
 
 def split_answer(answer: bytes) -> list[Found]:
@@ -111,11 +108,6 @@ def _place_of_parents(value: bytes) -> tuple[int, int]:
     if count == _MANY:
         [count], at = _LENGTH.unpack_from(value, 1), 3
     return at, at + 16 * count
-
-
-def _name(value: bytes, at: int, generation: bytes, names: Names) -> str | None:
-    number = value[at : at + 2]
-    return None if number == b"\0\0" else names[generation + number]
 
 
 def _text(value: bytes, at: int) -> tuple[str, int]:

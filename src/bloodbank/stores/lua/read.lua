@@ -6,19 +6,31 @@
 -- ARGV[2]       'up' to go on to parents, 'down' to children
 -- ARGV[3]       most children returned of an event; 0: only how many there are
 -- ARGV[4], [5]  most events returned beyond those asked; most hops to go on
--- ARGV[6]       ids asked, end to end
+-- ARGV[6], [7]  ids asked, and ids that need not be returned, end to end
 --
--- Returns the format found (or false), names and events. Names: number of the generation (1 byte) and of the name
--- (2 bytes), text, and so on. Events, end to end, those that are not known at all left out: id, number of the
--- generation (1 byte), how many children, how many of them follow, bytes of the value (4 bytes each, the last 0 for
--- an event that was only named), value, children in no order.
+-- Returns the format found (or false), kinds and events. Kinds: number of the generation (1 byte), of the type and of
+-- the source (2 bytes each); text of the type, of the source; and so on. Events, end to end, those that are not known
+-- at all left out: id, number of the generation (1 byte), how many children, how many of them follow, bytes of the
+-- value (4 bytes each, the last 0 for an event that was only named), value, children in no order.
 
 local MANY = '+'
+local MOST_WORK = 8000 -- of going on, about a microsecond each; what was asked is answered anyway
 
-local call, sub = redis.call, string.sub
+local call, sub, byte, pack, unpack = redis.call, string.sub, string.byte, struct.pack, struct.unpack
 local prefix, down, most = ARGV[1], ARGV[2] == 'down', tonumber(ARGV[3])
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+-- Names of buckets by their number, made when they are first needed: making a string costs as much as a read.
+local function bucket_keys(base)
+  return setmetatable({}, {
+    __index = function(keys, number)
+      local key = base .. string.format('%x', number)
+      keys[number] = key
+      return key
+    end,
+  })
+end
 
 local live = {}
 local rows = call('HGETALL', KEYS[2])
@@ -26,13 +38,20 @@ for at = 1, #rows, 2 do
   local bits, expires = string.match(rows[at + 1], '^%d+ (%d+) %d+ (%d+)$')
   if bits and tonumber(expires) > now then
     local base = prefix .. rows[at]
-    live[#live + 1] = { base = base, events = base .. ':e:', children = base .. ':c:', buckets = 2 ^ bits, names = {} }
+    live[#live + 1] = {
+      base = base,
+      events = bucket_keys(base .. ':e:'),
+      children = bucket_keys(base .. ':c:'),
+      buckets = 2 ^ bits,
+      kinds = {},
+    }
   end
 end
 
 local function value_of(id, place)
-  for number, row in ipairs(live) do
-    local value = call('HGET', row.events .. string.format('%x', place % row.buckets), id)
+  for number = 1, #live do
+    local row = live[number]
+    local value = call('HGET', row.events[place % row.buckets], id)
     if value == '' then
       value = call('GET', row.base .. ':v:' .. id)
     end
@@ -43,83 +62,93 @@ local function value_of(id, place)
   return '', 0
 end
 
--- Returns how many children there are, and lists of some of them, end to end.
+-- Returns how many children there are, and some of them, end to end.
 local function children_of(id, place)
-  local total, lists = 0, {}
-  for _, row in ipairs(live) do
-    local children = call('HGET', row.children .. string.format('%x', place % row.buckets), id)
+  local total, some = 0, ''
+  for number = 1, #live do
+    local row = live[number]
+    local children = call('HGET', row.children[place % row.buckets], id)
     if children == MANY then
       local key = row.base .. ':k:' .. id
       total = total + call('ZCARD', key)
       if most > 0 then
-        lists[#lists + 1] = table.concat(call('ZRANGE', key, 0, most - 1))
+        some = some .. table.concat(call('ZRANGE', key, 0, most - 1))
       end
     elseif children then
       total = total + #children / 16
       if most > 0 then
-        lists[#lists + 1] = children
+        some = some .. children
       end
     end
   end
-  return total, table.concat(lists)
+  return total, some
 end
 
-local function parents_of(value)
-  local count, first = string.byte(value, 1), 2
+-- Returns the parents in a value, end to end, and its kind: the numbers of its type and its source.
+local function head_of(value)
+  local count, first = byte(value, 1), 2
   if count == 255 then
-    count, first = struct.unpack('>I2', value, 2), 4
+    count, first = unpack('>I2', value, 2), 4
   end
-  return sub(value, first, first + 16 * count - 1), first + 16 * count
+  local kind = first + 16 * count
+  return sub(value, first, kind - 1), sub(value, kind, kind + 3)
 end
 
-local answer = {}
-local seen = {}
+local answer, length, work = {}, 0, 0
 local function visit(id)
-  local place = struct.unpack('>I4', id, 13)
+  local place = unpack('>I4', id, 13)
   local value, number = value_of(id, place)
   local total, children = children_of(id, place)
+  work = work + 2 * #live + #children / 256
   if number == 0 and total == 0 then
     return ''
   end
-  local parents, kind = '', 0
+  local parents, kind = '', nil
   if number > 0 then
-    parents, kind = parents_of(value)
-    local names = live[number].names
-    names[sub(value, kind, kind + 1)] = true
-    names[sub(value, kind + 2, kind + 3)] = true
+    parents, kind = head_of(value)
+    live[number].kinds[kind] = true
   end
-  answer[#answer + 1] = id .. struct.pack('>I1I4I4I4', number, total, #children / 16, #value) .. value .. children
+  answer[length + 1] = id
+  answer[length + 2] = pack('>I1I4I4I4', number, total, #children / 16, #value)
+  answer[length + 3] = value
+  answer[length + 4] = children
+  length = length + 4
   return down and children or parents
 end
 
+local seen = {}
+for at = 1, #ARGV[7], 16 do
+  seen[sub(ARGV[7], at, at + 15)] = true
+end
+
 local level = ARGV[6]
-local room, hops = tonumber(ARGV[4]) + #level / 16, tonumber(ARGV[5])
-while #level > 0 and room > 0 do
-  local following = {}
+local left, hops = tonumber(ARGV[4]) + #level / 16, tonumber(ARGV[5])
+while #level > 0 and left > 0 do
+  local following, count = {}, 0
   for at = 1, #level, 16 do
     local id = sub(level, at, at + 15)
-    if room > 0 and not seen[id] then
+    if left > 0 and not seen[id] then
       seen[id] = true
-      room = room - 1
-      following[#following + 1] = visit(id)
+      left = left - 1
+      count = count + 1
+      following[count] = visit(id)
     end
   end
-  if hops == 0 then
+  if hops == 0 or work > MOST_WORK then
     break
   end
   hops = hops - 1
   level = table.concat(following)
 end
 
-local names = {}
+local kinds = {}
 for number, row in ipairs(live) do
-  for packed in pairs(row.names) do
-    local name = struct.unpack('>I2', packed)
-    if name > 0 then
-      names[#names + 1] = struct.pack('>I1', number) .. packed
-      names[#names + 1] = call('HGET', row.base .. ':n', 'n' .. name) or ''
+  for kind in pairs(row.kinds) do
+    kinds[#kinds + 1] = pack('>I1', number) .. kind
+    for at = 1, 3, 2 do
+      kinds[#kinds + 1] = call('HGET', row.base .. ':n', 'n' .. unpack('>I2', kind, at)) or ''
     end
   end
 end
 
-return { call('GET', KEYS[1]), names, table.concat(answer) }
+return { call('GET', KEYS[1]), kinds, table.concat(answer) }
