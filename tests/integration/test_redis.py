@@ -6,7 +6,6 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -342,7 +341,7 @@ async def test_types_beyond_what_a_generation_numbers_are_kept_as_text(
     store: RedisStore, redis_server: RedisServer, client: Redis, prefix: str
 ) -> None:
     ids = new_ids(5000)
-    await store.record([replace(link(one), event_type=f"a.b{n}", source=f"s{n}é") for n, one in enumerate(ids)])
+    await store.record([link(one)._replace(event_type=f"a.b{n}", source=f"s{n}é") for n, one in enumerate(ids)])
     [names] = [key for key in await keys_of(client, prefix) if key.endswith(b":n")]
     assert await client.hlen(names) == 2 * 4096
     async with RedisStore(settings(redis_server.url, prefix), read_by_levels=True) as by_levels:

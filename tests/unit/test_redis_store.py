@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -69,7 +68,7 @@ def test_names_without_a_number_stand_in_the_value(link: Link) -> None:
 
 @pytest.mark.parametrize(("parents", "size"), [(0, 16), (1, 32), (2, 48)])
 def test_a_value_of_two_parents_fits_into_a_listpack(parents: int, size: int) -> None:
-    row = Row.of(replace(LINK, timestamp=LINK.accepted_at))._replace(parents=(bytes(16),) * parents, digest=bytes(16))
+    row = Row.of(LINK._replace(timestamp=LINK.accepted_at))._replace(parents=(bytes(16),) * parents, digest=bytes(16))
     assert len(packed(row)) == size + 16 <= 64
 
 

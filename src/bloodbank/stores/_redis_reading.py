@@ -70,6 +70,8 @@ class ScriptReader:
         """Answer one request of a walk, of what was read ahead as far as that goes."""
         read = self._read.setdefault(request.direction, {})
         missing = [event_id for event_id in request.event_ids if event_id not in read]
+        if not missing:
+            return read
         down = request.direction is Direction.DESCENDANTS
         for ids in _chunks(missing):
             room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))

@@ -3,7 +3,8 @@
 The walk over the graph stands here once, without input or output: a backend answers its requests, from a
 connection or inside a thread, and gets the same graph as every other backend. It works on ids of 16 bytes and on
 rows as backends keep them: bytes sort as UUIDs do, and making UUIDs, times and nodes costs more than the walk
-itself, so that `assemble` makes each of them once, for what stands in the answer.
+itself, so that `assemble` makes each of them once, for what stands in the answer. What there is thousands of is a
+named tuple: it takes a third of the time of a frozen dataclass to make.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ class Direction(StrEnum):
     BOTH = "both"
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """What the index keeps of an accepted event.
 
     parents: ids of the events that caused it, in the order of the envelope.
@@ -51,8 +51,7 @@ class Link:
     digest: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """What the index knows of an event. `link` is None for a parent that was named but never seen."""
 
     event_id: UUID
@@ -70,8 +69,7 @@ class Node:
         return self.link.parents if self.link else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A node of a graph with its distance: hops from the focus, negative towards ancestors."""
 
     node: Node
@@ -226,6 +224,19 @@ Expansion = Mapping[bytes, tuple[Row, Sequence[bytes]]]
 Walk = Generator[Expand, Expansion, Trail | None]
 
 
+@dataclass(slots=True)
+class _Side:
+    """One direction of a walk: the level that is asked next, what was asked or will be, what the answers named.
+
+    What was seen is kept for each direction, since an event of a circle lies both ways and is asked both ways.
+    """
+
+    direction: Direction
+    level: list[bytes]
+    seen: set[bytes]
+    named: list[tuple[bytes, Sequence[bytes]]]
+
+
 def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Walk:
     """Walk breadth first, level by level; both directions take turns at each distance.
 
@@ -234,51 +245,50 @@ def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Wa
     """
     start = focus.bytes
     ways = [Direction.ANCESTORS, Direction.DESCENDANTS] if direction is Direction.BOTH else [direction]
+    sides = [_Side(way, [start], {start}, []) for way in ways]
     depths = {start: 0}
     rows: dict[bytes, Row] = {}
-    # What was named by the answers in each direction, to find the open ends when the walk is cut short.
-    neighbours: dict[Direction, list[tuple[bytes, Sequence[bytes]]]] = {way: [] for way in ways}
-    level: dict[Direction, list[bytes]] = {way: [start] for way in ways}
-    # For each way, since an event of a circle lies both ways and is asked both ways.
-    seen: dict[Direction, set[bytes]] = {way: {start} for way in ways}
     hit_depth = hit_limit = False
     hops = 0
-    while any(level.values()):
-        for way in ways:
-            if not level[way]:
-                continue
-            answer = yield Expand(level[way], way, limit + 1, max_depth - hops, limit - len(depths))
+    active = sides
+    while active:
+        for side in active:
+            answer = yield Expand(side.level, side.direction, limit + 1, max_depth - hops, limit - len(depths))
             found: set[bytes] = set()
-            for event_id in level[way]:
-                row, next_ids = answer.get(event_id, (None, ()))
+            for event_id in side.level:
+                row, next_ids = answer.get(event_id, _UNKNOWN)
                 if row is None:
                     if hops == 0:
                         return None
                     row = Row.unseen(event_id, 0)
                 rows[event_id] = row
                 if next_ids:
-                    neighbours[way].append((event_id, next_ids))
+                    side.named.append((event_id, next_ids))
                     found.update(next_ids)
-            next_level = found - seen[way]
-            new = sorted([event_id for event_id in next_level if event_id not in depths])
+            found = found - side.seen  # in place it would go through all that was seen
+            new = sorted([event_id for event_id in found if event_id not in depths])
             if hops == max_depth:
                 hit_depth = hit_depth or bool(new)
-                next_level.clear()
+                found.clear()
                 new = []
             elif len(new) > limit - len(depths):
                 hit_limit = True
-                next_level.difference_update(new[limit - len(depths) :])
+                found.difference_update(new[limit - len(depths) :])
                 new = new[: limit - len(depths)]
-            depths.update(dict.fromkeys(new, -(hops + 1) if way is Direction.ANCESTORS else hops + 1))
-            seen[way].update(next_level)
-            level[way] = sorted(next_level)
+            depths.update(dict.fromkeys(new, -(hops + 1) if side.direction is Direction.ANCESTORS else hops + 1))
+            side.seen |= found
+            side.level = new if len(new) == len(found) else sorted(found)
         hops += 1
+        active = [side for side in active if side.level]
     frontier: tuple[UUID, ...] = ()
     if hit_depth or hit_limit:
-        named = (pair for way in ways for pair in neighbours[way])
+        named = (pair for side in sides for pair in side.named)
         open_ends = {event_id for event_id, next_ids in named if any(n not in depths for n in next_ids)}
         frontier = tuple([UUID(bytes=event_id) for event_id in depths if event_id in open_ends])
     return Trail(start, direction, depths, rows, Truncation(hit_depth, hit_limit, frontier))
+
+
+_UNKNOWN: tuple[None, Sequence[bytes]] = (None, ())
 
 
 def parents_of(row: Row, limit: int) -> Sequence[bytes]:
