@@ -7,7 +7,6 @@ mean, so that a level costs no more than what is new in it. docs/redis-layout.md
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +16,10 @@ from bloodbank.stores import base
 from bloodbank.stores._redis_values import Found, Kinds, kind_of, split_answer, unpack
 from bloodbank.stores.base import Direction, Expand, Expansion, Row, split_ids
 
-IDS_PER_ROUND_TRIP = 2000
+IDS_PER_ROUND_TRIP = 1000
 """Most events of one round trip, those read ahead included: some milliseconds of the server's time."""
+CHILDREN_PER_ROUND_TRIP = 4000
+"""Most children listed of one event in a round trip; the rest takes more of them."""
 IDS_SENT_BACK = 2000
 """Most ids named to the script as read already, so that it does not read again what the last one did."""
 
@@ -73,21 +74,52 @@ class ScriptReader:
         if not missing:
             return read
         down = request.direction is Direction.DESCENDANTS
+        limit = request.neighbour_limit
         for ids in _chunks(missing):
             room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))
-            most = request.neighbour_limit if down else 0
             known = b"".join(islice(reversed(read), IDS_SENT_BACK))
-            keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
-            way = "down" if down else "up"
-            call = (*keys, way, most, room, request.hops_left, b"".join(ids), known)
-            [[version, kinds, events]] = await self._run([call])
-            self._refuse_format(version)
-            texts = {kind: (t.decode(), s.decode()) for kind, t, s in zip(*[iter(kinds)] * 3, strict=True)}
-            for found in split_answer(events):
-                row = _row(found, texts)
-                children = sorted(split_ids(found.children))[:most] if found.children else ()
-                read[row.event_id] = (row, children if down else base.parents_of(row, request.neighbour_limit))
+            most = min(limit, CHILDREN_PER_ROUND_TRIP) if down else 0
+            events, kinds = await self._call(ids, down=down, most=most, room=room, hops=request.hops_left, known=known)
+            for found in events:
+                row = _row(found, kinds)
+                if down:
+                    packed = found.children
+                    if most < limit and len(packed) < 16 * min(limit, found.children_total):
+                        packed += await self._further_children(found, limit)
+                    read[row.event_id] = (row, sorted(split_ids(packed))[:limit] if packed else ())
+                else:
+                    read[row.event_id] = (row, base.parents_of(row, limit))
         return read
+
+    async def _further_children(self, found: Found, limit: int) -> bytes:
+        """Return the children that one answer had no room for, a part a round trip."""
+        parts: list[bytes] = []
+        for skip in range(CHILDREN_PER_ROUND_TRIP, limit, CHILDREN_PER_ROUND_TRIP):
+            most = min(CHILDREN_PER_ROUND_TRIP, limit - skip)
+            events, _ = await self._call([found.event_id], down=True, most=most, skip=skip)
+            # It may have expired meanwhile.
+            parts += [event.children for event in events]
+            if not parts or not parts[-1]:
+                break
+        return b"".join(parts)
+
+    async def _call(
+        self,
+        ids: Sequence[bytes],
+        *,
+        down: bool,
+        most: int,
+        room: int = 0,
+        hops: int = 0,
+        known: bytes = b"",
+        skip: int = 0,
+    ) -> tuple[list[Found], Kinds]:
+        keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
+        call = (*keys, "down" if down else "up", most, room, hops, b"".join(ids), known, skip)
+        [[version, kinds, events]] = await self._run([call])
+        self._refuse_format(version)
+        texts = {kind: (name.decode(), source.decode()) for kind, name, source in zip(*[iter(kinds)] * 3, strict=True)}
+        return split_answer(events), texts
 
 
 class LevelReader:
@@ -115,12 +147,11 @@ class LevelReader:
         return answer
 
     async def _live_generations(self) -> list[_Generation]:
-        version, table = await self._ask([("GET", self._keys.format), ("HGETALL", self._keys.generations)])
+        reads: list[Command] = [("GET", self._keys.format), ("HGETALL", self._keys.generations), ("TIME",)]
+        version, table, (seconds, _) = await self._ask(reads)
         self._refuse_format(version)
-        # By the clock of this machine: what the server has dropped meanwhile is not found anyway.
-        now = time.time() * 1000
         rows = [(name, _GENERATION.fullmatch(row)) for name, row in table.items()]
-        live = [(name, row) for name, row in rows if row and int(row[2]) > now]
+        live = [(name, row) for name, row in rows if row and int(row[2]) > seconds * 1000]
         return [_Generation(self._keys.prefix + name, 1 << int(row[1])) for name, row in live]
 
     async def _events(self, ids: Sequence[bytes], generations: Sequence[_Generation], limit: int) -> list[Found]:

@@ -4,9 +4,10 @@
 -- KEYS[1], [2]  the format key, the table of generations
 -- ARGV[1]       prefix of the keys with its colon
 -- ARGV[2]       'up' to go on to parents, 'down' to children
--- ARGV[3]       most children returned of an event; 0: only how many there are
+-- ARGV[3]       most children returned of an event in each generation; 0: only how many there are
 -- ARGV[4], [5]  most events returned beyond those asked; most hops to go on
 -- ARGV[6], [7]  ids asked, and ids that need not be returned, end to end
+-- ARGV[8]       children left out before the first one returned, in each generation
 --
 -- Returns the format found (or false), kinds and events. Kinds: number of the generation (1 byte), of the type and of
 -- the source (2 bytes each); text of the type, of the source; and so on. Events, end to end, those that are not known
@@ -14,10 +15,10 @@
 -- value (4 bytes each, the last 0 for an event that was only named), value, children in no order.
 
 local MANY = '+'
-local MOST_WORK = 8000 -- of going on, about a microsecond each; what was asked is answered anyway
+local MOST_WORK = 4000 -- of going on, about a microsecond each; what was asked is answered anyway
 
 local call, sub, byte, pack, unpack = redis.call, string.sub, string.byte, struct.pack, struct.unpack
-local prefix, down, most = ARGV[1], ARGV[2] == 'down', tonumber(ARGV[3])
+local prefix, down, most, skip = ARGV[1], ARGV[2] == 'down', tonumber(ARGV[3]), tonumber(ARGV[8])
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
@@ -72,11 +73,11 @@ local function children_of(id, place)
       local key = row.base .. ':k:' .. id
       total = total + call('ZCARD', key)
       if most > 0 then
-        some = some .. table.concat(call('ZRANGE', key, 0, most - 1))
+        some = some .. table.concat(call('ZRANGE', key, skip, skip + most - 1))
       end
     elseif children then
       total = total + #children / 16
-      if most > 0 then
+      if most > 0 and skip == 0 then
         some = some .. children
       end
     end
@@ -99,7 +100,7 @@ local function visit(id)
   local place = unpack('>I4', id, 13)
   local value, number = value_of(id, place)
   local total, children = children_of(id, place)
-  work = work + 2 * #live + #children / 256
+  work = work + 2 * #live + #children / 64
   if number == 0 and total == 0 then
     return ''
   end

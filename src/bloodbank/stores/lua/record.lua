@@ -161,7 +161,9 @@ for at = first_event, #ARGV, 4 do
     local value = parents .. kind_of(tonumber(ARGV[at + 1])) .. ARGV[at + 3]
     local key = key_of(current, ':e:', id)
     if #value > SHORT then
-      call('SET', prefix .. current.name .. ':v:' .. id, value, 'PXAT', current.expires)
+      local long = prefix .. current.name .. ':v:' .. id
+      call('SET', long, value)
+      keep(long)
       value = ''
     end
     call('HSET', key, id, value)
