@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import aiormq
 import anyio
 
+from bench._harness import Sample, measured, rate
+from bench.peers.base import WINDOW, Client
 from tests.servers.rabbit import RabbitServer
 
+SINGLES = 200
+"""Publishes a round that are awaited one by one."""
 LOG_BYTES = 200_000_000
 """How much the stream keeps, so that long runs fill no disk."""
 
@@ -95,3 +101,29 @@ async def broker() -> AsyncIterator[Broker]:
             await connection.close()
     finally:
         await anyio.to_thread.run_sync(server.close)
+
+
+async def timed(client: Client, bus: Broker, topology: Topology, count: int) -> Sample:
+    """Connect, warm up, empty the queues, and time `count` events; the queue must hold them all then."""
+    await client.open(bus.url, topology.exchange)
+    try:
+        await client.send(WINDOW // 2)
+        await bus.drain(topology)
+        with measured() as watch:
+            await client.send(count)
+        stored = await bus.drain(topology)
+        if stored != count:
+            raise RuntimeError(f"{count} events were confirmed, and the queue had {stored}.")
+    finally:
+        await client.close()
+    return rate(watch, count)
+
+
+async def latency(client: Client) -> Sample:
+    """Publish SINGLES events, each awaited before the next; return the middle one's milliseconds."""
+    seconds: list[float] = []
+    for _ in range(SINGLES):
+        begun = time.perf_counter()
+        await client.send(1)
+        seconds.append(time.perf_counter() - begun)
+    return {"p50": median(seconds) * 1000}

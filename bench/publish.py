@@ -7,23 +7,20 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from statistics import median
 from uuid import uuid4
 
 from pamqp.commands import Basic
 
 from bench import _events
-from bench._bus import CLASSIC, QUORUM, USERS, Broker, Topology, broker
-from bench._harness import Options, Rounds, Row, Sample, main, measured, paired, rate, row_of
+from bench._bus import CLASSIC, QUORUM, SINGLES, USERS, Broker, Topology, broker, latency, timed
+from bench._harness import Options, Rounds, Row, main, paired, row_of
 from bench._ours import BATCH, Ours, OursInBatches
 from bench.peers.amqp import AioPika, Aiormq, FastStream, Kombu
-from bench.peers.base import WINDOW, Client
+from bench.peers.base import Client
 from bench.peers.blaster import Blaster
 from tests.servers.proxy import TcpProxy
 
 PACKAGES = ("aiormq", "aio-pika", "faststream", "kombu", "pamqp", "pydantic", "orjson")
-SINGLES = 200
-"""Publishes a round that are awaited one by one."""
 REPLY_DELAY_SECONDS = 0.2
 CLOSE_SECONDS = 10.0
 """Longest wait for a client's connection to end."""
@@ -63,22 +60,6 @@ def clients(body_bytes: int = _events.BODY_BYTES) -> dict[str, Client]:
         "FastStream": FastStream(event, key),
         "kombu": Kombu(event, key),
     }
-
-
-async def timed(client: Client, bus: Broker, topology: Topology, count: int) -> Sample:
-    """Connect, warm up, empty the queues, and time `count` events; the queue must hold them all then."""
-    await client.open(bus.url, topology.exchange)
-    try:
-        await client.send(WINDOW // 2)
-        await bus.drain(topology)
-        with measured() as watch:
-            await client.send(count)
-        stored = await bus.drain(topology)
-        if stored != count:
-            raise RuntimeError(f"{count} events were confirmed, and the queue had {stored}.")
-    finally:
-        await client.close()
-    return rate(watch, count)
 
 
 async def _throughput(bus: Broker, topology: Topology, options: Options) -> list[Row]:
@@ -122,7 +103,7 @@ async def _one_by_one(bus: Broker, options: Options) -> list[Row]:
     for client in chosen.values():
         await client.open(bus.url, CLASSIC.exchange)
         await client.send(SINGLES // 4)
-    contestants = {name: partial(_latency, client) for name, client in chosen.items()}
+    contestants = {name: partial(latency, client) for name, client in chosen.items()}
     rounds = await paired(contestants, options.rounds)
     for client in chosen.values():
         await client.close()
@@ -130,15 +111,6 @@ async def _one_by_one(bus: Broker, options: Options) -> list[Row]:
     target = "ratio <= 1.05"
     rows = [rounds.row("publish one by one, p50", OURS, "p50", "ms", versus="aio-pika", target=target)]
     return rows + [rounds.row(f"{name} one by one, p50", name, "p50", "ms") for name in chosen if name != OURS]
-
-
-async def _latency(client: Client) -> Sample:
-    seconds: list[float] = []
-    for _ in range(SINGLES):
-        begun = time.perf_counter()
-        await client.send(1)
-        seconds.append(time.perf_counter() - begun)
-    return {"p50": median(seconds) * 1000}
 
 
 async def _proofs(bus: Broker) -> list[Row]:
