@@ -220,8 +220,7 @@ def table(rows: Iterable[Row], *, markdown: bool = False) -> str:
             "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
             for cells in (head, *body)
         ]
-    separator = "" if markdown else "\n"
-    return "\n".join([", ".join(about), separator.strip(), *lines])
+    return "\n".join([*([", ".join(about), ""] if about else []), *lines])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
