@@ -99,4 +99,4 @@ def _require_synchronous(connection: sqlite3.Connection, expected: str) -> None:
 
 
 if __name__ == "__main__":
-    main(measure, count=3000, packages=("persist-queue", "litequeue", "pydantic"))
+    main(measure, count=1500, packages=("persist-queue", "litequeue", "pydantic"))

@@ -33,7 +33,7 @@ BODIES = {200: 1.0, 2_000: 1.0, 20_000: 0.5, 200_000: 0.05}
 """Bytes of the payload, and which share of the events a run is of that size: large ones would fill the disk."""
 NODES = (100, 1_000, 10_000, 100_000)
 LINKS_A_BATCH = 1000
-ASKING_SECONDS = 20.0
+ASKING_SECONDS = 10.0
 """About how long a graph is asked; where one round takes much of it, there are fewer rounds."""
 LONGEST_SECONDS = 60.0
 """Longest wait for one answer."""
@@ -123,4 +123,4 @@ _ENVELOPE_BYTES = len(_events.build(_events.payload(0)).model_dump_json()) - len
 
 
 if __name__ == "__main__":
-    main(measure, count=2000, packages=("aiormq", "redis", "aio-pika"))
+    main(measure, count=1000, packages=("aiormq", "redis", "aio-pika"))

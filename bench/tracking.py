@@ -62,4 +62,4 @@ def _version(server: RedisServer) -> str:
 
 
 if __name__ == "__main__":
-    main(measure, count=3000, packages=("redis", "aiormq", "pydantic"))
+    main(measure, count=2000, packages=("redis", "aiormq", "pydantic"))

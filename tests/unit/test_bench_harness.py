@@ -164,6 +164,10 @@ def test_modules_with_an_underscore_are_no_subjects() -> None:
     assert not [name for name in names if name.startswith("_") or name == "peers"]
 
 
+def test_the_longest_subjects_come_last() -> None:
+    assert all_subjects.subjects()[-2:] == ["growth", "memory"]
+
+
 def test_a_subject_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert all_subjects.main(["nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().out
