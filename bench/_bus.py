@@ -107,7 +107,7 @@ async def timed(client: Client, bus: Broker, topology: Topology, count: int) -> 
     """Connect, warm up, empty the queues, and time `count` events; the queue must hold them all then."""
     await client.open(bus.url, topology.exchange)
     try:
-        await client.send(WINDOW // 2)
+        await client.send(min(WINDOW // 2, count))
         await bus.drain(topology)
         with measured() as watch:
             await client.send(count)

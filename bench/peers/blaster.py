@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from urllib.parse import urlsplit
@@ -43,6 +44,9 @@ class Blaster:
     async def close(self) -> None:
         """Drop the connection."""
         if self._socket is not None:
+            # Wakes a thread that waits for confirms, when a run is given up; closing alone would not.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
 
     def _open(self, url: str, exchange: str) -> None:
@@ -93,7 +97,10 @@ class Blaster:
 
         RabbitMQ confirms in order or nearly so: what is confirmed singly is counted, and `multiple` sets the count.
         """
-        self._unread += connection.recv(65_536)
+        received = connection.recv(65_536)
+        if not received:
+            raise ConnectionError("The broker closed the connection.")
+        self._unread += received
         whole = len(self._unread) - len(self._unread) % ACK.size
         for kind, _, _, family, method, tag, multiple, _ in ACK.iter_unpack(self._unread[:whole]):
             if (kind, family, method) != (1, 60, 80):
