@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import __main__ as all_subjects
-from bench import _events, _page, _plot
+from bench import _events, _load, _page, _plot
 from bench._harness import (
     Contestant,
     Options,
@@ -206,6 +207,41 @@ def test_the_plot_holds_every_point_within_its_frame() -> None:
     assert len(circles) == 4
     assert all(0 < x < _plot.WIDTH and 0 < y < _plot.HEIGHT for x, y in circles)
     assert circles[0][1] < circles[1][1]  # faster stands higher
+
+
+async def test_the_load_generator_sends_each_request_once_and_reads_whole_answers() -> None:
+    seen: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                assert head.startswith(b"POST /events HTTP/1.1\r\n")
+                seen.append(await reader.readexactly(2))
+                writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\n{")
+                await writer.drain()
+                writer.write(b'"":')  # an answer may come in parts
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        result = await _load.load("127.0.0.1", port, _load.post("127.0.0.1", "/events", b"{}"), 3, 20)
+    assert seen == [b"{}"] * 20
+    assert 0 < result["p50_ms"] <= result["p99_ms"]
+
+
+async def test_the_load_generator_ends_at_an_answer_that_refuses() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 422 Unprocessable\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionError, match="422"):
+            await _load.load("127.0.0.1", port, _load.post("127.0.0.1", "/events", b""), 1, 5)
 
 
 async def _measure(options: Options) -> list[Row]:
