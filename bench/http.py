@@ -102,4 +102,4 @@ async def _running(server: ApiServer | RedisServer) -> AsyncIterator[None]:
 
 
 if __name__ == "__main__":
-    main(measure, count=2000, packages=("fastapi", "starlette", "uvicorn", "aio-pika", "pydantic"))
+    main(measure, count=1500, packages=("fastapi", "starlette", "uvicorn", "aio-pika", "pydantic"))

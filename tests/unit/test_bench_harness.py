@@ -165,8 +165,9 @@ def test_modules_with_an_underscore_are_no_subjects() -> None:
     assert not [name for name in names if name.startswith("_") or name == "peers"]
 
 
-def test_the_longest_subjects_come_last() -> None:
-    assert all_subjects.subjects()[-2:] == ["growth", "memory"]
+def test_every_subject_that_has_a_fixed_place_is_there() -> None:
+    files = {path.stem for path in Path(all_subjects.__file__).parent.glob("[a-z]*.py")}
+    assert set(all_subjects.subjects()) == files
 
 
 def test_a_subject_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
