@@ -30,8 +30,7 @@ class Blaster:
         self._socket: socket.socket | None = None
         self._frames = memoryview(b"")
         self._message_bytes = 0
-        self._last_tag = 0
-        self._unread = b""
+        self._confirms = Confirms()
 
     async def open(self, url: str, exchange: str) -> None:
         """Connect, open channel 1 and select confirms."""
@@ -51,6 +50,7 @@ class Blaster:
 
     def _open(self, url: str, exchange: str) -> None:
         address = urlsplit(url)
+        self._confirms = Confirms()
         self._socket = connection = socket.create_connection((address.hostname, address.port), timeout=60)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(header.ProtocolHeader().marshal())
@@ -82,32 +82,47 @@ class Blaster:
     def _send(self, count: int) -> None:
         connection = self._socket
         assert connection is not None
-        first_tag = self._last_tag
-        sent = confirmed = 0
-        while confirmed < count:
-            free = min(WINDOW - (sent - confirmed), count - sent)
-            if free >= BURST or free == count - sent:
+        sent, target = self._confirms.total, self._confirms.total + count
+        while self._confirms.total < target:
+            free = min(WINDOW - (sent - self._confirms.total), target - sent)
+            if free >= BURST or free == target - sent:
                 connection.sendall(self._frames[: free * self._message_bytes])
                 sent += free
-            confirmed = self._read_confirms(connection, confirmed, first_tag)
-        self._last_tag = first_tag + count
+            received = connection.recv(65_536)
+            if not received:
+                raise ConnectionError("The broker closed the connection.")
+            self._confirms.read(received)
 
-    def _read_confirms(self, connection: socket.socket, confirmed: int, first_tag: int) -> int:
-        """Wait for confirms and return how many messages are confirmed now.
 
-        RabbitMQ confirms in order or nearly so: what is confirmed singly is counted, and `multiple` sets the count.
-        """
-        received = connection.recv(65_536)
-        if not received:
-            raise ConnectionError("The broker closed the connection.")
-        self._unread += received
-        whole = len(self._unread) - len(self._unread) % ACK.size
-        for kind, _, _, family, method, tag, multiple, _ in ACK.iter_unpack(self._unread[:whole]):
+class Confirms:
+    """Counts confirms, which come singly, out of order, and for all up to a tag at once.
+
+    total: how many messages are confirmed.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._all_up_to = 0
+        self._beyond: set[int] = set()
+        self._unread = b""
+
+    def read(self, received: bytes) -> None:
+        """Take bytes from the broker, which may end within a frame. Raises ConnectionError for other methods."""
+        data = self._unread + received
+        whole = len(data) - len(data) % ACK.size
+        for kind, _, _, family, method, tag, multiple, _ in ACK.iter_unpack(data[:whole]):
             if (kind, family, method) != (1, 60, 80):
                 raise ConnectionError(f"The broker sent method {family}.{method} where a confirm was awaited.")
-            confirmed = max(confirmed, tag - first_tag) if multiple else confirmed + 1
-        self._unread = self._unread[whole:]
-        return confirmed
+            if multiple:
+                self._all_up_to = max(self._all_up_to, tag)
+                self._beyond = {one for one in self._beyond if one > self._all_up_to}
+            elif tag > self._all_up_to:
+                self._beyond.add(tag)
+            while self._all_up_to + 1 in self._beyond:
+                self._all_up_to += 1
+                self._beyond.remove(self._all_up_to)
+        self._unread = data[whole:]
+        self.total = self._all_up_to + len(self._beyond)
 
 
 def _send(connection: socket.socket, channel: int, command: base.Frame) -> None:

@@ -32,8 +32,11 @@ from bench._harness import (
     table,
     write,
 )
+from bench.peers.blaster import ACK, Confirms
 
 FIELDS = {"name", "value", "unit", "versus", "ratio", "target", "holds", "low", "high"}
+CONFIRMS = ((1, 0), (3, 0), (2, 1), (6, 0), (5, 1))
+"""Delivery tags, and whether all before are meant as well."""
 VERSION = Row("Python", "3.11", "version")
 MET = Row("publish", 10.0, "events/s", "limit", 0.8, "ratio >= 0.72", True, 0.7, 0.9)
 
@@ -208,6 +211,20 @@ def test_the_plot_holds_every_point_within_its_frame() -> None:
     assert len(circles) == 4
     assert all(0 < x < _plot.WIDTH and 0 < y < _plot.HEIGHT for x, y in circles)
     assert circles[0][1] < circles[1][1]  # faster stands higher
+
+
+def test_the_limit_counts_confirms_that_come_out_of_order_and_for_many_at_once() -> None:
+    confirms = Confirms()
+    frames = [ACK.pack(1, 1, 13, 60, 80, tag, multiple, 0xCE) for tag, multiple in CONFIRMS]
+    data = b"".join(frames)
+    for first in range(0, len(data), 10):  # reads end where they like
+        confirms.read(data[first : first + 10])
+    assert confirms.total == 6
+
+
+def test_the_limit_takes_a_nack_for_no_confirm() -> None:
+    with pytest.raises(ConnectionError, match=r"60\.120"):
+        Confirms().read(ACK.pack(1, 1, 13, 60, 120, 1, 0, 0xCE))
 
 
 async def test_the_load_generator_sends_each_request_once_and_reads_whole_answers() -> None:
