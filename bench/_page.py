@@ -24,17 +24,13 @@ def fill(page: str, rows: Sequence[Row]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"The page has no {BEGIN!r} and {END!r}.")
-    judged = [row for row in rows if row.holds is not None]
+    figures = [row for row in rows if not isinstance(row.value, str)]
     about = [f"{row.name}: {row.value}" for row in rows if isinstance(row.value, str)]
-    holding = sum(bool(row.holds) for row in judged)
-    text = [
-        f"Measured on {', '.join(about)}.",
-        f"{holding} of {len(judged)} targets hold.",
-        "### Against the targets",
-        table(judged, markdown=True),
-        "### Everything else",
-        table([row for row in rows if row.holds is None and not isinstance(row.value, str)], markdown=True),
-    ]
+    text = [f"Measured on {', '.join(about)}."]
+    for title, holds in (("Targets that hold", True), ("Targets that are missed", False), ("Without a target", None)):
+        chosen = [row for row in figures if row.holds is holds]
+        text += [f"### {title}: {len(chosen)}" if holds is not None else f"### {title}"]
+        text += [table(chosen, markdown=True) if chosen else "None."]
     return f"{before}{begin}\n" + "\n\n".join(text) + f"\n{end}{after}"
 
 

@@ -190,7 +190,8 @@ def test_the_page_is_filled_between_its_marks_again_and_again() -> None:
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
     assert "of last year" not in once
-    assert "1 of 1 targets hold" in once
+    assert "### Targets that hold: 1\n" in once
+    assert "### Targets that are missed: 0\n\nNone." in once
     assert _page.fill(once, [VERSION, MET]) == once
 
 
