@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.installed-dev
+BENCHMARKS := $(VENV)/.installed-bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test unit check format lock clean servers
+.PHONY: help demo serve test unit bench check format lock clean servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ test: $(DEVELOPMENT) servers ## run every test, with coverage
 unit: $(DEVELOPMENT) ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
+bench: $(BENCHMARKS) servers ## compare with other clients and with the broker's limit, 8 minutes at most
+	@$(BIN)/python -m bench
+
 check: $(DEVELOPMENT) ## lint, format, types and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -40,7 +44,7 @@ format: $(DEVELOPMENT) ## format the code
 
 lock: $(DEVELOPMENT) ## choose newer versions of all packages
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-emit-index-url --no-annotate \
+	@$(BIN)/uv pip compile pyproject.toml --group dev --group bench --universal --upgrade --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 clean: ## remove what the other targets made
@@ -63,4 +67,9 @@ $(RUNTIME): $(VENV)/bin/python pyproject.toml requirements.lock
 $(DEVELOPMENT): $(RUNTIME) tests/requirements-test.txt
 	@echo "Installing what tests and checks need"
 	@$(PIP_INSTALL) --requirement tests/requirements-test.txt
+	@touch $@
+
+$(BENCHMARKS): $(RUNTIME) bench/requirements-bench.txt
+	@echo "Installing what benchmarks compare with"
+	@$(PIP_INSTALL) --requirement bench/requirements-bench.txt
 	@touch $@

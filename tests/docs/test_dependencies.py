@@ -75,6 +75,10 @@ def test_development_dependencies_are_listed() -> None:
     assert _listed("For tests and checks") == _declared("test") | _declared("dev")
 
 
+def test_what_is_compared_with_is_listed() -> None:
+    assert _listed("For benchmarks") == _declared("bench")
+
+
 def test_build_backend_is_listed() -> None:
     assert {NAME.findall(entry)[0] for entry in _project()["build-system"]["requires"]} == _listed("To build")
 
@@ -86,8 +90,14 @@ def test_requirements_for_tests_are_those_of_the_groups() -> None:
     assert listed == {entry for group in ("test", "dev") for entry in groups[group] if isinstance(entry, str)}
 
 
+def test_requirements_for_benchmarks_are_those_of_the_group() -> None:
+    lines = (ROOT / "bench" / "requirements-bench.txt").read_text().splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    assert listed == set(_project()["dependency-groups"]["bench"])
+
+
 def test_lock_pins_every_dependency_and_names_no_address() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     pinned = {line.partition("==")[0].lower() for line in lock.splitlines() if "==" in line}
-    assert pinned >= _declared("runtime") | _declared("test") | _declared("dev")
+    assert pinned >= _declared("runtime") | _declared("test") | _declared("dev") | _declared("bench")
     assert "://" not in lock
