@@ -71,6 +71,17 @@ class Reader(Protocol):
         ...
 
 
+class _Answer(NamedTuple):
+    """What read.lua returned. looked_at: of the ids asked, those from the first on that it had the time for."""
+
+    events: bytes
+    kinds: Kinds
+    looked_at: int
+
+    def rows(self) -> Iterator[tuple[Row, bytes]]:
+        return split_answer(self.events, self.kinds)
+
+
 class ScriptReader:
     """Reads by a script on the server, which goes on to the neighbours while there is room.
 
@@ -107,12 +118,14 @@ class ScriptReader:
             missing += islice(named, max(0, min(request.room, IDS_PER_ROUND_TRIP - len(missing))))
         down = request.direction is Direction.DESCENDANTS
         limit = request.neighbour_limit
-        for ids in _chunks(missing):
+        while missing:
+            ids = missing[:IDS_PER_ROUND_TRIP]
             room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))
             known = b"".join(islice(reversed(read), IDS_SENT_BACK))
             most = min(limit, CHILDREN_PER_ROUND_TRIP) if down else 0
-            events, kinds = await self._call(ids, down=down, most=most, room=room, hops=request.hops_left, known=known)
-            for row, packed in split_answer(events, kinds):
+            answer = await self._call(ids, down=down, most=most, room=room, hops=request.hops_left, known=known)
+            missing = missing[answer.looked_at :]
+            for row, packed in answer.rows():
                 if not down:
                     neighbours = base.parents_of(row, limit)
                 elif most < limit and len(packed) < 16 * min(limit, row.children_total):
@@ -130,9 +143,9 @@ class ScriptReader:
         parts: list[bytes] = []
         for skip in range(CHILDREN_PER_ROUND_TRIP, limit, CHILDREN_PER_ROUND_TRIP):
             most = min(CHILDREN_PER_ROUND_TRIP, limit - skip)
-            events, kinds = await self._call([event_id], down=True, most=most, skip=skip)
+            answer = await self._call([event_id], down=True, most=most, skip=skip)
             # It may have expired meanwhile.
-            parts += [children for _, children in split_answer(events, kinds)]
+            parts += [children for _, children in answer.rows()]
             if not parts or not parts[-1]:
                 break
         return b"".join(parts)
@@ -147,13 +160,13 @@ class ScriptReader:
         hops: int = 0,
         known: bytes = b"",
         skip: int = 0,
-    ) -> tuple[bytes, Kinds]:
+    ) -> _Answer:
         keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
         call = (*keys, "down" if down else "up", most, room, hops, b"".join(ids), known, skip)
-        [[version, kinds, events]] = await self._run([call])
+        [[version, kinds, events, looked_at]] = await self._run([call])
         self._refuse_format(version)
         texts = {kind: (name.decode(), source.decode()) for kind, name, source in zip(*[iter(kinds)] * 3, strict=True)}
-        return events, texts
+        return _Answer(events, texts, looked_at)
 
 
 class LevelReader:
