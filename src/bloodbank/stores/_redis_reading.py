@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from bloodbank.stores import base
-from bloodbank.stores._redis_values import Found, Kinds, kind_of, split_answer, unpack
+from bloodbank.stores._redis_values import Kinds, kind_of, split_answer, unpack
 from bloodbank.stores.base import Direction, Expand, Expansion, Row, split_ids
 
 IDS_PER_ROUND_TRIP = 1000
@@ -28,6 +28,18 @@ Ask = Callable[[Sequence[Command]], Awaitable[list[Any]]]
 """Sends commands in one pipeline and returns an answer for each. Raises StoreUnavailable, StoreFormatError."""
 
 _MANY = b"+"
+
+
+class Found(NamedTuple):
+    """What commands found of an event. generation: its number from 1; 0 for one that was only named."""
+
+    event_id: bytes
+    generation: int
+    children_total: int
+    value: bytes
+    children: bytes
+
+
 _GENERATION = re.compile(rb"\d+ (\d+) \d+ (\d+)")
 
 
@@ -50,9 +62,24 @@ class Keys(NamedTuple):
 class Reader(Protocol):
     """Answers what one question needs."""
 
+    def read_ahead(self, request: Expand) -> Expansion | None:
+        """Answer from what was read already, or None: awaiting costs more than such a level."""
+        ...
+
     async def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk; the answer may hold more than was asked."""
         ...
+
+
+class _Answer(NamedTuple):
+    """What read.lua returned. looked_at: of the ids asked, those from the first on that it had the time for."""
+
+    events: bytes
+    kinds: Kinds
+    looked_at: int
+
+    def rows(self) -> Iterator[tuple[Row, bytes]]:
+        return split_answer(self.events, self.kinds)
 
 
 class ScriptReader:
@@ -65,40 +92,60 @@ class ScriptReader:
         self._run = run
         self._keys = keys
         self._refuse_format = refuse_format
-        self._read: dict[Direction, dict[bytes, tuple[Row, Sequence[bytes]]]] = {}
+        self._read: dict[Direction, dict[bytes, tuple[Row, Sequence[bytes]]]] = {
+            Direction.ANCESTORS: {},
+            Direction.DESCENDANTS: {},
+        }
+        # What was named by what was read, and not read itself: what is asked next.
+        self._named: dict[Direction, set[bytes]] = {way: set() for way in self._read}
+
+    def read_ahead(self, request: Expand) -> Expansion | None:
+        """Answer from what was read already, if that is all of it."""
+        read = self._read[request.direction]
+        for event_id in request.event_ids:
+            if event_id not in read:
+                return None
+        return read
 
     async def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk, of what was read ahead as far as that goes."""
-        read = self._read.setdefault(request.direction, {})
+        read = self._read[request.direction]
+        named = self._named[request.direction]
         missing = [event_id for event_id in request.event_ids if event_id not in read]
-        if not missing:
-            return read
+        named.difference_update(missing)
+        if request.hops_left:
+            # Without these the script would stop where the last one did, a level further down.
+            missing += islice(named, max(0, min(request.room, IDS_PER_ROUND_TRIP - len(missing))))
         down = request.direction is Direction.DESCENDANTS
         limit = request.neighbour_limit
-        for ids in _chunks(missing):
+        while missing:
+            ids = missing[:IDS_PER_ROUND_TRIP]
             room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))
             known = b"".join(islice(reversed(read), IDS_SENT_BACK))
             most = min(limit, CHILDREN_PER_ROUND_TRIP) if down else 0
-            events, kinds = await self._call(ids, down=down, most=most, room=room, hops=request.hops_left, known=known)
-            for found in events:
-                row = _row(found, kinds)
-                if down:
-                    packed = found.children
-                    if most < limit and len(packed) < 16 * min(limit, found.children_total):
-                        packed += await self._further_children(found, limit)
-                    read[row.event_id] = (row, sorted(split_ids(packed))[:limit] if packed else ())
+            answer = await self._call(ids, down=down, most=most, room=room, hops=request.hops_left, known=known)
+            missing = missing[answer.looked_at :]
+            for row, packed in answer.rows():
+                if not down:
+                    neighbours = base.parents_of(row, limit)
+                elif most < limit and len(packed) < 16 * min(limit, row.children_total):
+                    whole = packed + await self._further_children(row.event_id, limit)
+                    neighbours = sorted(split_ids(whole))[:limit]
                 else:
-                    read[row.event_id] = (row, base.parents_of(row, limit))
+                    neighbours = sorted(split_ids(packed))[:limit] if packed else ()
+                read[row.event_id] = (row, neighbours)
+                named.discard(row.event_id)
+                named.update([one for one in neighbours if one not in read])
         return read
 
-    async def _further_children(self, found: Found, limit: int) -> bytes:
+    async def _further_children(self, event_id: bytes, limit: int) -> bytes:
         """Return the children that one answer had no room for, a part a round trip."""
         parts: list[bytes] = []
         for skip in range(CHILDREN_PER_ROUND_TRIP, limit, CHILDREN_PER_ROUND_TRIP):
             most = min(CHILDREN_PER_ROUND_TRIP, limit - skip)
-            events, _ = await self._call([found.event_id], down=True, most=most, skip=skip)
+            answer = await self._call([event_id], down=True, most=most, skip=skip)
             # It may have expired meanwhile.
-            parts += [event.children for event in events]
+            parts += [children for _, children in answer.rows()]
             if not parts or not parts[-1]:
                 break
         return b"".join(parts)
@@ -113,13 +160,13 @@ class ScriptReader:
         hops: int = 0,
         known: bytes = b"",
         skip: int = 0,
-    ) -> tuple[list[Found], Kinds]:
+    ) -> _Answer:
         keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
         call = (*keys, "down" if down else "up", most, room, hops, b"".join(ids), known, skip)
-        [[version, kinds, events]] = await self._run([call])
+        [[version, kinds, events, looked_at]] = await self._run([call])
         self._refuse_format(version)
         texts = {kind: (name.decode(), source.decode()) for kind, name, source in zip(*[iter(kinds)] * 3, strict=True)}
-        return split_answer(events), texts
+        return _Answer(events, texts, looked_at)
 
 
 class LevelReader:
@@ -145,6 +192,10 @@ class LevelReader:
                 children = sorted(split_ids(found.children))[:limit] if found.children else ()
                 answer[row.event_id] = (row, children if down else base.parents_of(row, limit))
         return answer
+
+    def read_ahead(self, request: Expand) -> Expansion | None:
+        """Return None: nothing is read ahead."""
+        return None
 
     async def _live_generations(self) -> list[_Generation]:
         reads: list[Command] = [("GET", self._keys.format), ("HGETALL", self._keys.generations), ("TIME",)]

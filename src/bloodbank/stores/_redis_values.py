@@ -11,8 +11,7 @@ digest, up to the end
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 from bloodbank.errors import StoreFormatError
@@ -27,18 +26,10 @@ _INLINE = b"\0\0"
 _LENGTH = struct.Struct(">H")
 _HEAD = struct.Struct(">16sBIII")
 
+_NUMBERS = [bytes((number,)) for number in range(256)]
+
 Kinds = Mapping[bytes, tuple[str, str]]
 """Type and source by the number of the generation (1 byte) and their own numbers (2 bytes each)."""
-
-
-class Found(NamedTuple):
-    """An event as the script returns it. generation: its number in the answer; 0 for one that was only named."""
-
-    event_id: bytes
-    generation: int
-    children_total: int
-    value: bytes
-    children: bytes
 
 
 def pack_parents(parents: tuple[bytes, ...]) -> bytes:
@@ -90,17 +81,20 @@ def kind_of(value: bytes) -> bytes:
     return value[at : at + 4]
 
 
-def split_answer(answer: bytes) -> list[Found]:
-    """Return the events that the script returned end to end."""
-    found: list[Found] = []
+def split_answer(answer: bytes, kinds: Kinds) -> Iterator[tuple[Row, bytes]]:
+    """Yield the rows that the script returned end to end, each with the children listed. Raises StoreFormatError."""
     at = 0
     while at < len(answer):
-        event_id, generation, total, listed, length = _HEAD.unpack_from(answer, at)
+        head: tuple[bytes, int, int, int, int] = _HEAD.unpack_from(answer, at)
+        event_id, generation, total, listed, length = head
         value_at = at + _HEAD.size
         children_at = value_at + length
         at = children_at + 16 * listed
-        found.append(Found(event_id, generation, total, answer[value_at:children_at], answer[children_at:at]))
-    return found
+        if generation:
+            row = unpack(event_id, total, answer[value_at:children_at], _NUMBERS[generation], kinds)
+        else:
+            row = Row.unseen(event_id, total)
+        yield row, answer[children_at:at]
 
 
 def _place_of_parents(value: bytes) -> tuple[int, int]:

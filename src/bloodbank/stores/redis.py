@@ -160,7 +160,7 @@ class RedisStore:
         steps = base.walk(event_id, direction, max_depth=max_depth, limit=limit)
         request = next(steps)
         while True:
-            answer = await reader.expand(request)
+            answer = reader.read_ahead(request) or await reader.expand(request)
             try:
                 request = steps.send(answer)
             except StopIteration as stop:

@@ -9,13 +9,15 @@
 -- ARGV[6], [7]  ids asked, and ids that need not be returned, end to end
 -- ARGV[8]       children left out before the first one returned, in each generation
 --
--- Returns the format found (or false), kinds and events. Kinds: number of the generation (1 byte), of the type and of
+-- Returns the format found (or false), kinds, events, and how many of the ids asked were looked at, from the first on.
+-- Kinds: number of the generation (1 byte), of the type and of
 -- the source (2 bytes each); text of the type, of the source; and so on. Events, end to end, those that are not known
 -- at all left out: id, number of the generation (1 byte), how many children, how many of them follow, bytes of the
 -- value (4 bytes each, the last 0 for an event that was only named), value, children in no order.
 
 local MANY = '+'
-local MOST_WORK = 4000 -- of going on, about a microsecond each; what was asked is answered anyway
+local MOST_WORK = 4000 -- of going on, about a microsecond each
+local MOST_WORK_ASKED = 12000 -- of answering what was asked; what is left then is asked again
 
 local call, sub, byte, pack, unpack = redis.call, string.sub, string.byte, struct.pack, struct.unpack
 local prefix, down, most, skip = ARGV[1], ARGV[2] == 'down', tonumber(ARGV[3]), tonumber(ARGV[8])
@@ -123,10 +125,15 @@ for at = 1, #ARGV[7], 16 do
 end
 
 local level = ARGV[6]
+local looked_at
 local left, hops = tonumber(ARGV[4]) + #level / 16, tonumber(ARGV[5])
 while #level > 0 and left > 0 do
   local following, count = {}, 0
   for at = 1, #level, 16 do
+    if work > (looked_at and MOST_WORK or MOST_WORK_ASKED) then
+      looked_at = looked_at or (at - 1) / 16
+      break
+    end
     local id = sub(level, at, at + 15)
     if left > 0 and not seen[id] then
       seen[id] = true
@@ -135,6 +142,7 @@ while #level > 0 and left > 0 do
       following[count] = visit(id)
     end
   end
+  looked_at = looked_at or #level / 16
   if hops == 0 or work > MOST_WORK then
     break
   end
@@ -152,4 +160,4 @@ for number, row in ipairs(live) do
   end
 end
 
-return { call('GET', KEYS[1]), kinds, table.concat(answer) }
+return { call('GET', KEYS[1]), kinds, table.concat(answer), looked_at or 0 }
