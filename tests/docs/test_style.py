@@ -18,7 +18,7 @@ EMPTY_WORDS = re.compile(
     r"enterprise[- ]grade|next[- ]gen\w*|revolution\w*|simply|obviously)\b",
     re.IGNORECASE,
 )
-ELSEWHERE = re.compile(r"/work/|/tmp/brief|/root/|/home/\w")
+ELSEWHERE = re.compile(r"/root/|/home/\w")
 
 
 def _source_files() -> list[Path]:
