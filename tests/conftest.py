@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ ALLOW_SKIP = "BLOODBANK_TEST_ALLOW_SKIP"
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 
-EXAMPLES = int(os.environ.get("BLOODBANK_TEST_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("BLOODBANK_TEST_EXAMPLES", "10"))
 """How often a property is tried: few times while one works, more often in `make test`."""
 
 # No time limit an example, since a busy machine is no defect.
@@ -41,9 +42,9 @@ def _blockbuster() -> BlockBuster:
 
 @pytest.fixture(autouse=True)
 def blocking_calls(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -> Iterator[None]:
-    """In unit, API and conformance tests a blocking call of ours on the event loop raises BlockingError."""
+    """In unit, API, command and conformance tests a blocking call of ours on the event loop raises BlockingError."""
     has_a_loop = inspect.iscoroutinefunction(getattr(request.node, "obj", None))
-    if not has_a_loop or not {"unit", "api", "conformance"} & set(request.path.parts):
+    if not has_a_loop or not {"unit", "api", "cli", "conformance"} & set(request.path.parts):
         yield
         return
     _blockbuster.activate()
@@ -102,3 +103,9 @@ def _awake(server: AnyServer) -> AnyServer:
         server.thaw()
     server.start()
     return server
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collector need not look through it in every test."""
+    gc.collect()
+    gc.freeze()

@@ -13,7 +13,7 @@ import pytest
 from bloodbank.cli.demo.play import command_name
 from bloodbank.cli.demo.story import EXPECTATIONS, STORY, Expectation
 from bloodbank.cli.demo.verdict import mistakes
-from tests.unit.lineage_answers import answer_of, id_of
+from tests.cli.lineage_answers import answer_of, id_of
 
 IDS = {scene.name: id_of(scene.name) for scene in STORY}
 CAUSES = {scene.name: scene.causes for scene in STORY}

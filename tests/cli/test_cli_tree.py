@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from itertools import pairwise
-from uuid import UUID
 
 from bloodbank.cli.text import Line, plain, short_ids
-from bloodbank.cli.tree import DEEPEST_INDENT, tree_lines
-from tests.unit.lineage_answers import NOON, answer_of, id_of
+from bloodbank.cli.tree import tree_lines
+from tests.cli.lineage_answers import NOON, answer_of, id_of
 
 DIAMOND = {"call": [], "left": ["call"], "right": ["call"], "notes": ["left", "right"]}
 
@@ -107,21 +105,6 @@ def test_control_characters_of_others_do_not_reach_the_terminal() -> None:
     answer["nodes"][0]["source"] = "app\x9b31m\x1b[31m"
     assert "\x9b" not in plain(tree_lines(answer, "ancestors", now=NOON))
     assert "\x1b" not in plain(tree_lines(answer, "ancestors", now=NOON))
-
-
-def test_a_chain_of_ten_thousand_is_written_whole_and_narrow() -> None:
-    answer = answer_of({"a": []}, "a")
-    ids = [str(UUID(int=number)) for number in range(10_000)]
-    answer["nodes"] = [{**answer["nodes"][0], "id": each, "event_type": f"test.e{each[-4:]}"} for each in ids]
-    answer["edges"] = [{"parent": parent, "child": child} for parent, child in pairwise(ids)]
-    answer["focus"] = ids[-1]
-    text = plain(tree_lines(answer, "ancestors", now=NOON))
-    written = [word for line in text.splitlines() for word in line.split() if word.startswith("test.")]
-    # What goes on at the margin is named twice: where it is left, and where it is taken up.
-    distinct = list(dict.fromkeys(written))
-    assert distinct == [node["event_type"] for node in reversed(answer["nodes"])]
-    assert len(written) - len(distinct) == (len(ids) - 1) // DEEPEST_INDENT
-    assert max(map(len, text.splitlines())) < 160
 
 
 def test_short_ids_are_as_long_as_it_takes_to_tell_them_apart() -> None:
