@@ -303,11 +303,11 @@ class TestGracefulDegradation:
     async def test_a_store_that_hangs_costs_one_bounded_wait_and_then_nothing(
         self, store: FaultyStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with CorrelationTracker(store, timeout_seconds=0.05, breaker=quick_breaker(60)) as tracker:
+        async with CorrelationTracker(store, timeout_seconds=0.5, breaker=quick_breaker(60)) as tracker:
             store.mode = "hang"
             begin = time.monotonic()
             assert await tracker.record(link(uuid4())) is Lineage.DEFERRED
-            assert 0.04 < time.monotonic() - begin < 1
+            assert 0.4 < time.monotonic() - begin < 2
             calls = store.calls
             answers = [await tracker.record(link(uuid4())) for _ in range(100)]
             assert set(answers) == {Lineage.DEFERRED}
@@ -315,12 +315,12 @@ class TestGracefulDegradation:
         assert sum("is away" in record.message for record in caplog.records) == 1
 
     async def test_everybody_who_waits_behind_a_hanging_store_is_answered_in_time(self, store: FaultyStore) -> None:
-        async with CorrelationTracker(store, timeout_seconds=0.05, breaker=quick_breaker(60), batch_limit=1) as tracker:
+        async with CorrelationTracker(store, timeout_seconds=0.5, breaker=quick_breaker(60), batch_limit=1) as tracker:
             store.mode = "hang"
             begin = time.monotonic()
             answers = await asyncio.gather(*(tracker.record(link(uuid4())) for _ in range(50)))
             assert set(answers) == {Lineage.DEFERRED}
-            assert time.monotonic() - begin < 1
+            assert time.monotonic() - begin < 2
 
     async def test_a_store_that_was_down_at_start_is_found_when_it_returns(self, store: FaultyStore) -> None:
         store.mode = "down"
@@ -357,7 +357,7 @@ class TestGracefulDegradation:
                 await tracker.walk(uuid4(), "both")
 
     async def test_find_answers_none_when_the_store_is_away(self, store: FaultyStore) -> None:
-        async with CorrelationTracker(store, timeout_seconds=0.05, breaker=quick_breaker(60)) as tracker:
+        async with CorrelationTracker(store, timeout_seconds=0.5, breaker=quick_breaker(60)) as tracker:
             store.mode = "hang"
             assert await tracker.find([uuid4()]) is None
             assert tracker.breaker_state is BreakerState.OPEN
