@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from uuid import UUID, uuid5
 
 import aiormq.exceptions
 import pamqp.exceptions
 import pytest
-from aiormq.abc import ChannelFrame, DeliveredMessage
+from aiormq.abc import DeliveredMessage
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import base, commands
@@ -23,7 +22,7 @@ from bloodbank.errors import ConfigurationError, InvalidQuery, NotOpen, Transpor
 from bloodbank.transports import _amqp
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._rabbit_log import Start
-from bloodbank.transports._rabbit_publishing import _OpenChannel, is_refused
+from bloodbank.transports._rabbit_publishing import is_refused
 from bloodbank.transports.base import Message
 from bloodbank.transports.rabbit import RabbitTransport
 
@@ -189,12 +188,6 @@ def test_the_time_of_publishing_is_kept_to_the_millisecond() -> None:
     assert wire.published_at(delivered()) is None
 
 
-def test_a_long_name_of_an_application_is_cut_to_what_amqp_holds() -> None:
-    properties = wire.properties_of(Message(UUID(int=1), "a.b", b"", app_id="ä" * 200))
-    assert properties.app_id == "ä" * 127
-    assert properties.marshal()
-
-
 @pytest.mark.parametrize(
     ("after", "end", "lowest"), [(None, 9, 0), (0, 9, 1), (4, 9, 5), (-1, 9, 9), (-3, 9, 7), (-30, 9, 0)]
 )
@@ -222,25 +215,3 @@ def test_a_subscription_that_cannot_be_is_refused(pattern: str, prefetch: int) -
     transport = RabbitTransport(Settings(_env_file=None, rabbit_url="amqp://localhost:1"))
     with pytest.raises(InvalidQuery):
         transport.subscribe(pattern, group=None, prefetch=prefetch)
-
-
-async def test_what_finds_the_write_queue_full_is_sent_when_there_is_room() -> None:
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[ChannelFrame] = asyncio.Queue(maxsize=1)
-    queue.put_nowait(ChannelFrame(b"before", should_close=False))
-    channel = SimpleNamespace(
-        number=1, max_content_size=1000, delivery_tag=0, is_closed=False, write_queue=queue, confirmations={}
-    )
-    channel.closing = loop.create_future()
-    channel.connection = SimpleNamespace(channels={1: channel})
-    link = SimpleNamespace(unsent_bytes=0)
-    outlet = _OpenChannel(link, channel.connection, channel)  # type: ignore[arg-type]
-    confirm = outlet.publish(b"body", exchange="e", routing_key="a.b", properties=commands.Basic.Properties())
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert queue.get_nowait().payload == b"before"
-    async with asyncio.timeout(5):
-        assert b"body" in (await queue.get()).payload
-    channel.confirmations[1].set_result(None)
-    await confirm
-    channel.closing.cancel()

@@ -238,15 +238,17 @@ async def test_what_a_broker_does_not_take_is_neither_kept_nor_sent_later(
         proxy.stall()
         large = [Message(ids.new_event_id(), "llm.prompt", b"x" * 100_000) for _ in range(100)]
         first = await transport.publish_many(large, timeout_seconds=0.5)
-        assert {type(answer) for answer in first} == {PublishUnknown}
+        sent = sum(isinstance(answer, PublishUnknown) for answer in first)
+        assert 0 < sent < len(large), "what the socket has room for"
+        assert sum(isinstance(answer, TransportUnavailable) for answer in first) == len(large) - sent
         for _ in range(3):
             later = await transport.publish_many([message(n) for n in range(50)], timeout_seconds=0.2)
             assert {type(answer) for answer in later} == {TransportUnavailable}
         proxy.resume()
         await publish_until_it_works(transport, message())
         sizes = [len(event.body) for event in await logged(transport)]
-        assert sizes.count(100_000) == 100
-        assert len(sizes) <= 110, "what was answered as not sent was not sent"
+        assert sizes.count(100_000) == sent, "what was answered as not sent was not sent"
+        assert len(sizes) <= sent + 10
 
 
 @pytest.mark.parametrize("group", ["workers", None])

@@ -20,7 +20,6 @@ from bloodbank.transports._amqp import (
     DRIVER_ERRORS,
     FIRST_BACKOFF_SECONDS,
     LONGEST_BACKOFF_SECONDS,
-    Link,
     close_channel,
     explain,
     on_close,
@@ -28,6 +27,8 @@ from bloodbank.transports._amqp import (
     scratch_channel,
     translated,
 )
+from bloodbank.transports._rabbit_frames import outgoing_with
+from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports.base import Delivery, Message, compile_pattern
 
@@ -118,11 +119,9 @@ class Subscription:
         """Put a copy of a delivery into a queue, confirmed. Raises TransportUnavailable."""
         headers = {wire.ROUTING_KEY_HEADER: wire.routing_key_of(delivered), **headers}
         try:
+            properties = wire.properties_again(delivered, headers)
             await self._outlet.send(
-                delivered.body,
-                exchange="",
-                routing_key=queue,
-                properties=wire.properties_again(delivered, headers),
+                outgoing_with(properties, delivered.body, exchange="", routing_key=queue),
                 timeout_seconds=self._limits.publish_timeout_seconds,
             )
         except PublishError as error:

@@ -26,7 +26,9 @@ from pamqp.commands import Basic
 
 from bloodbank.errors import PublishError, TransportUnavailable
 from bloodbank.transports import _rabbit_wire as wire
-from bloodbank.transports._amqp import FIRST_BACKOFF_SECONDS, Link, close_channel, on_close, open_channel, translated
+from bloodbank.transports._amqp import FIRST_BACKOFF_SECONDS, close_channel, on_close, open_channel, translated
+from bloodbank.transports._rabbit_frames import outgoing_with
+from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports.base import LogEntry
 
@@ -152,9 +154,8 @@ class RabbitLog:
     async def _mark(self) -> None:
         properties = Basic.Properties(delivery_mode=2, message_id=uuid4().hex, headers={wire.MARKER_HEADER: True})
         try:
-            await self._outlet.send(
-                b"", exchange="", routing_key=self._queue, properties=properties, timeout_seconds=self._timeout_seconds
-            )
+            marker = outgoing_with(properties, b"", exchange="", routing_key=self._queue)
+            await self._outlet.send(marker, timeout_seconds=self._timeout_seconds)
         except PublishError as error:
             raise TransportUnavailable("The log seems to be empty, and cannot be marked to make sure.") from error
 

@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 
-from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.connection import Connection
-from aiormq.exceptions import ChannelInvalidStateError
-from aiormq.exceptions import PublishError as Unroutable
-from pamqp.body import ContentBody
-from pamqp.commands import Basic
-from pamqp.frame import marshal
-from pamqp.header import ContentHeader
 
 from bloodbank.errors import BloodbankError, PublishRejected, PublishUnknown, TransportUnavailable
 from bloodbank.transports._amqp import (
     DRIVER_ERRORS,
-    Link,
     Meaning,
-    confirms_of,
     explain,
-    is_blocked,
-    is_open,
     meaning_of,
     on_close,
     open_channel,
     was_cancelled,
     why_closed,
-    write_queue_of,
 )
+from bloodbank.transports._rabbit_confirms import ConfirmingProtocol
+from bloodbank.transports._rabbit_frames import Outgoing, content, publish_method
+from bloodbank.transports._rabbit_link import Link
 
 IN_FLIGHT_LIMIT = 1000
-"""Most publishes that wait for their confirm; further ones wait for their turn, within their timeout."""
-FLUSH_AGAIN_SECONDS = 0.001
-"""Pause while the driver's write queue, which has ten places, or the socket takes nothing."""
-UNSENT_LIMIT_BYTES = 1_048_576
-"""Most bytes that may wait for the socket when more are given to it."""
+"""Most messages that wait for their confirm; further ones wait for their turn, within their timeout."""
+WRITE_LIMIT_BYTES = 1_048_576
+"""How much is given to the socket at a time; while that much waits there, nothing more is."""
 
 _REFUSED_TOPIC = re.compile(r"access to topic '(.*?)' in exchange")
 _TOO_LARGE = re.compile(r"message size \d+ .*?(\d+)")
@@ -57,12 +45,9 @@ class Outlet:
         self._link = link
         self._prepare = prepare
         self._opening = asyncio.Lock()
-        self._turns = asyncio.Semaphore(IN_FLIGHT_LIMIT)
         self._channel: _OpenChannel | None = None
 
-    async def send(
-        self, body: bytes, *, exchange: str, routing_key: str, properties: Basic.Properties, timeout_seconds: float
-    ) -> None:
+    async def send(self, message: Outgoing, *, timeout_seconds: float) -> None:
         """Publish one message and return when the broker has confirmed it.
 
         Raises TransportUnavailable (not sent), PublishRejected, PublishUnknown, NotOpen.
@@ -71,170 +56,338 @@ class Outlet:
         it does before the confirm: that is TransportUnavailable. A nack is PublishUnknown: RabbitMQ sends it
         when any one of the queues behind the exchange did not take the message, and says nothing of the others.
         """
-        channel: _OpenChannel | None = None
-        confirm: _Confirm | None = None
-        withdrawn = False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        channel = self._channel
+        if channel is None or not channel.is_usable:
+            channel = await self._open_by(deadline, timeout_seconds)
+        confirm: asyncio.Future[None] = loop.create_future()
+        channel.publish(_Single(message, deadline, timeout_seconds, confirm))
+        await confirm
+
+    async def send_many(self, messages: Sequence[Outgoing], *, timeout_seconds: float) -> list[BloodbankError | None]:
+        """Publish several, of which the broker confirms many at a time; one error or None for each, in order.
+
+        `timeout_seconds` is for all together.
+        """
+        if not messages:
+            return []
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        together = _Together(len(messages), loop.create_future())
         try:
-            async with asyncio.timeout(timeout_seconds), self._turns:
-                channel = await self._open()
-                confirm = channel.publish(body, exchange=exchange, routing_key=routing_key, properties=properties)
-                try:
-                    await confirm
-                finally:
-                    withdrawn = channel.withdraw(confirm)
-        except TimeoutError as error:
-            raise await self._too_late(timeout_seconds, channel, sent=confirm is not None and not withdrawn) from error
+            channel = self._channel
+            if channel is None or not channel.is_usable:
+                channel = await self._open_by(deadline, timeout_seconds)
+        except BloodbankError as error:
+            return [error] * len(messages)
+        for place, message in enumerate(messages):
+            entry = _OneOfMany(message, deadline, timeout_seconds, together, place)
+            try:
+                channel.publish(entry)
+            except PublishRejected as error:
+                entry.settle(error)
+        try:
+            await together.done
+        finally:
+            together.is_given_up = True
+        return together.outcomes
+
+    async def _open_by(self, deadline: float, timeout_seconds: float) -> _OpenChannel:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._open()
         except asyncio.CancelledError as error:
             if was_cancelled():
                 raise
-            raise _lost(channel, "the connection to RabbitMQ was lost") from error
+            raise TransportUnavailable(
+                "The event was not sent: the connection to RabbitMQ was lost. Try again."
+            ) from error
         except BloodbankError:
             # TransportUnavailable is an OSError; it has its sentence already.
             raise
-        except Unroutable as error:
-            if channel is not None:
-                channel.was_unroutable = True
+        except TimeoutError as error:
             raise TransportUnavailable(
-                f"The event is not stored: {explain(error)}. What is missing is declared again; try again."
+                f"RabbitMQ at {self._link.address} did not answer within {timeout_seconds:g} s. "
+                "The event was not sent. Try again."
             ) from error
         except DRIVER_ERRORS as error:
-            raise _failure(error, channel, routing_key, body) from error
+            raise TransportUnavailable(f"The event was not sent: {explain(error)}. Try again.") from error
 
     async def _open(self) -> _OpenChannel:
         connection = await self._link.connection()
         async with self._opening:
-            if self._channel is None or self._channel.is_closed or self._channel.connection is not connection:
+            if self._channel is None or not self._channel.is_open_on(connection):
                 if self._channel is not None and self._channel.connection is connection:
                     # Perhaps what we publish to was deleted.
                     await self._prepare(connection)
-                self._channel = _OpenChannel(self._link, connection, await open_channel(connection, confirms=True))
+                channel = await open_channel(connection, confirms=True)
+                self._channel = _OpenChannel(self._link.address, connection, channel, self._link.wire_of(connection))
             elif self._channel.was_unroutable:
                 await self._prepare(connection)
                 self._channel.was_unroutable = False
             return self._channel
 
-    async def _too_late(self, timeout_seconds: float, channel: _OpenChannel | None, *, sent: bool) -> BloodbankError:
-        what = f"RabbitMQ at {self._link.address} did not confirm within {timeout_seconds:g} s"
-        if channel is not None and await is_blocked(channel.connection):
-            what += ": it is short of memory or disk and takes nothing from publishers"
-        if not sent:
-            return TransportUnavailable(f"{what}. The event was not sent. Try again.")
-        return PublishUnknown(f"{what}. {_SAME_ID_IS_SAFE}")
+
+class _Publishing:
+    """A message on its way. deadline: on the loop's clock."""
+
+    __slots__ = ("deadline", "message", "parts", "timeout_seconds")
+
+    def __init__(self, message: Outgoing, deadline: float, timeout_seconds: float) -> None:
+        self.message = message
+        self.deadline = deadline
+        self.timeout_seconds = timeout_seconds
+        self.parts: tuple[bytes, ...] = ()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody waits for the outcome any more."""
+        raise NotImplementedError
+
+    def settle(self, error: BloodbankError | None) -> None:
+        """Tell who waits. What comes later is not heard."""
+        raise NotImplementedError
 
 
-class _Confirm(asyncio.Future[object]):
-    """Done when the broker has confirmed a message."""
+class _Single(_Publishing):
+    __slots__ = ("_confirm",)
 
-    message_id: str | None = None
+    def __init__(
+        self, message: Outgoing, deadline: float, timeout_seconds: float, confirm: asyncio.Future[None]
+    ) -> None:
+        super().__init__(message, deadline, timeout_seconds)
+        self._confirm = confirm
+
+    @property
+    def is_settled(self) -> bool:
+        return self._confirm.done()
+
+    def settle(self, error: BloodbankError | None) -> None:
+        if self._confirm.done():
+            return
+        if error is None:
+            self._confirm.set_result(None)
+        else:
+            self._confirm.set_exception(error)
 
 
-class _TagsInFlight(dict[str, int]):
-    """What the driver asks when the broker returns a message: the delivery tag of the first in flight with its id.
+class _Together:
+    """The outcomes of several, which one task waits for. done: when there are all."""
 
-    Its own table knows one tag an id, and would take the return of one of several for the confirm of another.
-    """
+    __slots__ = ("done", "is_given_up", "left", "outcomes")
 
-    def __init__(self, confirms: Mapping[int, asyncio.Future[object]]) -> None:
-        super().__init__()
-        self._confirms = confirms
+    def __init__(self, count: int, done: asyncio.Future[None]) -> None:
+        self.outcomes: list[BloodbankError | None] = [None] * count
+        self.left = count
+        self.done = done
+        self.is_given_up = False
 
-    def get(self, message_id: str, default: Any = None, /) -> Any:
-        for tag, confirm in self._confirms.items():
-            if isinstance(confirm, _Confirm) and confirm.message_id == message_id:
-                return tag
-        return default
+
+class _OneOfMany(_Publishing):
+    __slots__ = ("_is_settled", "_place", "_together")
+
+    def __init__(
+        self, message: Outgoing, deadline: float, timeout_seconds: float, together: _Together, place: int
+    ) -> None:
+        super().__init__(message, deadline, timeout_seconds)
+        self._together = together
+        self._place = place
+        self._is_settled = False
+
+    @property
+    def is_settled(self) -> bool:
+        return self._is_settled or self._together.is_given_up
+
+    def settle(self, error: BloodbankError | None) -> None:
+        together = self._together
+        if self._is_settled or together.is_given_up:
+            return
+        self._is_settled = True
+        together.outcomes[self._place] = error
+        together.left -= 1
+        if not together.left and not together.done.done():
+            together.done.set_result(None)
 
 
 class _OpenChannel:
     """A channel with confirms, and what is in flight on it.
 
-    The driver publishes one message a write and a few context switches. Here frames go to its write queue,
-    all that were published in the same turn of the loop at once, and futures to its table of confirms.
+    What is published in one turn of the loop is written at once. A confirm finds its message by the tag. One timer
+    serves all deadlines: it is set for the earliest, and looks through what is in flight when that has come.
     """
 
-    def __init__(self, link: Link, connection: Connection, channel: Channel) -> None:
+    def __init__(self, address: str, connection: Connection, channel: Channel, wire: ConfirmingProtocol) -> None:
         self.connection = connection
-        self.in_flight_at_end: int | None = None
         self.was_unroutable = False
-        self._link = link
+        self._address = address
         self._channel = channel
-        self._confirms = confirms_of(channel)
-        channel.message_id_delivery_tag = _TagsInFlight(self._confirms)
-        self._write_queue = write_queue_of(channel)
-        # Not handed to the driver yet. The broker counts what it gets, so a tag is given then and not before.
-        self._unsent: dict[_Confirm, bytes] = {}
+        self._wire = wire
         self._loop = asyncio.get_running_loop()
+        self._number = channel.number
+        # The driver sends no larger frame either; smaller by a frame's head and end.
+        self._most_bytes: int = channel.max_content_size
+        self._unsent: deque[_Publishing] = deque()
+        self._in_flight: dict[int, _Publishing] = {}
+        self._tag = 0
+        self._lowest = 1
+        self._returned: set[str] = set()
+        self._is_closing = False
+        self._will_flush = False
+        self._timer: asyncio.TimerHandle | None = None
+        wire.listen(channel.number, self)
         on_close(channel, self._end)
 
     @property
-    def is_closed(self) -> bool:
-        return not is_open(self._channel)
+    def is_usable(self) -> bool:
+        """Whether a message can be published here, and there is somewhere for it to go."""
+        return not (self._is_closing or self.was_unroutable)
 
-    def publish(self, body: bytes, *, exchange: str, routing_key: str, properties: Basic.Properties) -> _Confirm:
-        """Publish in this turn of the loop, or as soon as the socket takes more; return the confirm to wait for."""
-        if self.is_closed:
-            raise ChannelInvalidStateError("closed")
-        frames = self._frames(body, exchange, routing_key, properties)
-        confirm = _Confirm(loop=self._loop)
-        confirm.message_id = properties.message_id
-        if not self._unsent:
+    def is_open_on(self, connection: Connection) -> bool:
+        """Say whether this is an open channel of a connection."""
+        return self.connection is connection and not self._is_closing
+
+    def publish(self, entry: _Publishing) -> None:
+        """Publish in this turn of the loop, or as soon as the broker takes more. Raises PublishRejected."""
+        message = entry.message
+        method = publish_method(self._number, message.exchange, message.routing_key)
+        entry.parts = (method, *content(self._number, message.properties, message.body, self._most_bytes))
+        self._unsent.append(entry)
+        if not self._will_flush:
+            self._will_flush = True
             self._loop.call_soon(self._flush)
-        self._unsent[confirm] = frames
-        return confirm
+        if self._timer is None or entry.deadline < self._timer.when():
+            self._set_timer(entry.deadline)
 
-    def withdraw(self, confirm: _Confirm) -> bool:
-        """Say whether a message was not sent, and now never will be."""
-        return self._unsent.pop(confirm, None) is not None
+    def confirmed(self, tag: int, *, multiple: bool) -> None:
+        """Settle a message, or all up to it; see `Listener`."""
+        if not multiple and not self._returned:
+            # As most come, and the rest of this method in short.
+            if (entry := self._in_flight.pop(tag, None)) is not None:
+                entry.settle(None)
+            if self._unsent:
+                self.may_write()
+            return
+        for entry in self._taken(tag, multiple=multiple):
+            if self._returned and entry.message.message_id in self._returned:
+                self._returned.discard(entry.message.message_id)
+                self.was_unroutable = True
+                entry.settle(_unroutable())
+            else:
+                entry.settle(None)
 
-    def _frames(self, body: bytes, exchange: str, routing_key: str, properties: Basic.Properties) -> bytes:
-        number, size = self._channel.number, self._channel.max_content_size
-        try:
-            parts = [
-                _publish_frame(number, exchange, routing_key),
-                marshal(ContentHeader(body_size=len(body), properties=properties), number),
-            ]
-        except (TypeError, ValueError) as error:
-            raise PublishRejected(f"AMQP cannot carry this event, and it was not sent: {error}.") from error
-        parts += [marshal(ContentBody(body[at : at + size]), number) for at in range(0, len(body), size)]
-        return b"".join(parts)
+    def not_confirmed(self, tag: int, *, multiple: bool) -> None:
+        """Settle a message, or all up to it, as not taken by all queues; see `Listener`."""
+        for entry in self._taken(tag, multiple=multiple):
+            entry.settle(
+                PublishUnknown(
+                    "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE
+                )
+            )
+
+    def returned(self, message_id: str) -> None:
+        """Note a message that no queue takes, until its confirm; see `Listener`."""
+        self._returned.add(message_id)
+
+    def closing(self) -> None:
+        """Send nothing more; see `Listener`."""
+        self._is_closing = True
+
+    def may_write(self) -> None:
+        """Send what waited; see `Listener`."""
+        if self._unsent and not self._will_flush:
+            self._will_flush = True
+            self._loop.call_soon(self._flush)
+
+    def _taken(self, tag: int, *, multiple: bool) -> list[_Publishing]:
+        """Take what a confirm is about out of what is in flight: no search, each tag is looked at once."""
+        in_flight = self._in_flight
+        if multiple:
+            # Tag 0 stands for all. Tags below the lowest were taken by an earlier `multiple`.
+            last = tag or self._tag
+            entries = [entry for one in range(self._lowest, last + 1) if (entry := in_flight.pop(one, None))]
+            self._lowest = max(self._lowest, last + 1)
+        else:
+            entry = in_flight.pop(tag, None)
+            entries = [] if entry is None else [entry]
+        self.may_write()
+        return entries
 
     def _flush(self) -> None:
-        if self.is_closed or not self._unsent:
+        self._will_flush = False
+        wire, unsent, in_flight = self._wire, self._unsent, self._in_flight
+        transport = wire.transport
+        if transport is None or self._is_closing or wire.blocked or wire.paused or transport.is_closing():
             return
-        if self._write_queue.full() or self._link.unsent_bytes > UNSENT_LIMIT_BYTES:
-            self._loop.call_later(FLUSH_AGAIN_SECONDS, self._flush)
-            return
-        for confirm in self._unsent:
-            self._channel.delivery_tag += 1
-            self._confirms[self._channel.delivery_tag] = confirm
-        self._write_queue.put_nowait(ChannelFrame(b"".join(self._unsent.values()), should_close=False))
-        self._unsent.clear()
+        parts: list[bytes] = []
+        room = IN_FLIGHT_LIMIT - len(in_flight)
+        size = 0
+        while unsent and room > 0 and size < WRITE_LIMIT_BYTES:
+            entry = unsent.popleft()
+            if entry.is_settled:
+                continue
+            parts += entry.parts
+            entry.parts = ()
+            size += len(entry.message.body)
+            room -= 1
+            self._tag += 1
+            in_flight[self._tag] = entry
+        if parts:
+            transport.write(b"".join(parts))
+        if unsent and room > 0:
+            self.may_write()
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for entry in self._in_flight.values():
+            if entry.deadline <= now and not entry.is_settled:
+                entry.settle(PublishUnknown(f"{self._too_late(entry)}. {_SAME_ID_IS_SAFE}"))
+        for entry in self._unsent:
+            if entry.deadline <= now and not entry.is_settled:
+                entry.settle(TransportUnavailable(f"{self._too_late(entry)}. The event was not sent. Try again."))
+        self._unsent = deque(entry for entry in self._unsent if not entry.is_settled)
+        waiting = [entry.deadline for entry in (*self._in_flight.values(), *self._unsent) if not entry.is_settled]
+        if waiting:
+            self._set_timer(min(waiting))
+
+    def _too_late(self, entry: _Publishing) -> str:
+        what = f"RabbitMQ at {self._address} did not confirm within {entry.timeout_seconds:g} s"
+        return what + (": it is short of memory or disk and takes nothing from publishers" * self._wire.blocked)
 
     def _end(self) -> None:
-        waiting = [confirm for confirm in self._confirms.values() if not confirm.done()]
-        self.in_flight_at_end = len(waiting)
-        for confirm in waiting:
-            confirm.set_exception(why_closed(self._channel))
-        for confirm in self._unsent:
-            if not confirm.done():
-                confirm.set_exception(ChannelInvalidStateError("closed"))
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        why = why_closed(self._channel)
+        sent = [entry for entry in self._in_flight.values() if not entry.is_settled]
+        for entry in sent:
+            entry.settle(_failure(why, entry.message, alone=len(sent) == 1))
+        for entry in self._unsent:
+            entry.settle(TransportUnavailable(f"The event was not sent: {explain(why)}. Try again."))
+        self._in_flight.clear()
         self._unsent.clear()
 
 
-@lru_cache(maxsize=1024)
-def _publish_frame(channel_number: int, exchange: str, routing_key: str) -> bytes:
-    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel_number)
+def _unroutable() -> TransportUnavailable:
+    return TransportUnavailable(
+        "The event is not stored: the broker found no queue for the message. What is missing is declared again; "
+        "try again."
+    )
 
 
-def _failure(error: Exception, channel: _OpenChannel | None, routing_key: str, body: bytes) -> BloodbankError:
-    meaning = meaning_of(error)
-    if channel is None or meaning is Meaning.NOT_SENT:
-        return TransportUnavailable(f"The event was not sent: {explain(error)}. Try again.")
-    if meaning is Meaning.REFUSED and is_refused(str(error), routing_key, body, alone=channel.in_flight_at_end == 1):
-        return PublishRejected(f"RabbitMQ refused the event, and it is not stored: {explain(error)}.")
-    if meaning is Meaning.NOT_CONFIRMED:
-        return PublishUnknown(f"RabbitMQ did not confirm the event: {explain(error)}. {_SAME_ID_IS_SAFE}")
-    return _lost(channel, explain(error))
+def _failure(error: Exception, message: Outgoing, *, alone: bool) -> BloodbankError:
+    if meaning_of(error) is Meaning.REFUSED and is_refused(str(error), message.routing_key, message.body, alone=alone):
+        failure = PublishRejected(f"RabbitMQ refused the event, and it is not stored: {explain(error)}.")
+    else:
+        failure = PublishUnknown(f"The event was sent, and then {explain(error)}. {_SAME_ID_IS_SAFE}")
+    failure.__cause__ = error
+    return failure
 
 
 def is_refused(reason: str, routing_key: str, body: bytes, *, alone: bool) -> bool:
@@ -247,9 +400,3 @@ def is_refused(reason: str, routing_key: str, body: bytes, *, alone: bool) -> bo
     if limit := _TOO_LARGE.search(reason):
         return len(body) > int(limit[1])
     return alone
-
-
-def _lost(channel: _OpenChannel | None, why: str) -> BloodbankError:
-    if channel is None:
-        return TransportUnavailable(f"The event was not sent: {why}. Try again.")
-    return PublishUnknown(f"The event was sent, and then {why}. {_SAME_ID_IS_SAFE}")

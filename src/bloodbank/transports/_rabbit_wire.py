@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,11 +28,10 @@ from pamqp.commands import Basic
 from bloodbank import ids
 from bloodbank.errors import InvalidQuery, TransportUnavailable
 from bloodbank.transports._amqp import scratch_channel
+from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER
 from bloodbank.transports.base import Message
 
 EXCHANGE_SUFFIX = ".events.v1"
-PUBLISHED_HEADER = "bloodbank-published-ms"
-"""When the message was published: milliseconds since 1970."""
 ATTEMPTS_HEADER = "bloodbank-attempts"
 ROUTING_KEY_HEADER = "bloodbank-routing-key"
 GROUP_HEADER = "bloodbank-group"
@@ -53,7 +51,6 @@ IDLE_PRIVATE_QUEUE_MS = 300_000
 
 _GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _RESERVED_GROUPS = ("log", "dead")
-_LONGEST_SHORT_STRING = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +165,6 @@ def retry_bucket_ms(delay_seconds: float) -> int:
     return math.ceil(SHORTEST_RETRY_MS * RETRY_STEP ** math.ceil(steps - 1e-9))
 
 
-def properties_of(message: Message) -> Basic.Properties:
-    """Return the AMQP properties of an event that is published now."""
-    now = time.time()
-    return Basic.Properties(
-        content_type="application/json",
-        content_encoding="utf-8",
-        headers={**message.headers, PUBLISHED_HEADER: int(now * 1000)},
-        delivery_mode=2,
-        correlation_id=str(message.correlation_id) if message.correlation_id else None,
-        message_id=str(message.event_id),
-        timestamp=datetime.fromtimestamp(now, UTC),
-        message_type=message.routing_key,
-        app_id=_short(message.app_id) if message.app_id else None,
-    )
-
-
 def properties_again(delivered: DeliveredMessage, headers: Mapping[str, str | int]) -> Basic.Properties:
     """Return the properties of a delivery that is sent on, with further headers."""
     old = delivered.header.properties
@@ -285,7 +266,3 @@ def _uuid(text: str | None) -> UUID | None:
 def _uuid_of_body(body: bytes) -> UUID:
     # uuid.uuid5 of Python 3.11 takes text only.
     return UUID(bytes=sha1(ids.NAMESPACE.bytes + body, usedforsecurity=False).digest()[:16], version=5)
-
-
-def _short(text: str) -> str:
-    return text.encode()[:_LONGEST_SHORT_STRING].decode(errors="ignore")

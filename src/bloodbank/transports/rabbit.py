@@ -14,12 +14,21 @@ from aiormq.connection import Connection
 
 from bloodbank import ids
 from bloodbank.config import Settings
-from bloodbank.errors import BloodbankError, ConfigurationError, EventNotFound, NotOpen, TransportUnavailable
+from bloodbank.errors import (
+    BloodbankError,
+    ConfigurationError,
+    EventNotFound,
+    NotOpen,
+    PublishRejected,
+    TransportUnavailable,
+)
 from bloodbank.transports import _rabbit_wire as wire
-from bloodbank.transports._amqp import Link, is_blocked, scratch_channel, translated
+from bloodbank.transports._amqp import is_blocked, scratch_channel, translated
 from bloodbank.transports._rabbit_deliveries import Limits, Subscription
+from bloodbank.transports._rabbit_frames import Outgoing, outgoing
+from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
-from bloodbank.transports._rabbit_publishing import IN_FLIGHT_LIMIT, Outlet
+from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports.base import Delivery, Features, LogEntry, Message, Receipt
 
 
@@ -94,13 +103,7 @@ class RabbitTransport:
     async def publish(self, message: Message, *, timeout_seconds: float) -> Receipt:
         """Publish an event and return when the broker has confirmed it; see `Transport.publish`."""
         self._require_open()
-        await self._outlet.send(
-            message.body,
-            exchange=self._names.exchange,
-            routing_key=message.routing_key,
-            properties=wire.properties_of(message),
-            timeout_seconds=timeout_seconds,
-        )
+        await self._outlet.send(outgoing(message, self._names.exchange), timeout_seconds=timeout_seconds)
         return Receipt(message.event_id)
 
     async def publish_many(
@@ -108,18 +111,15 @@ class RabbitTransport:
     ) -> list[Receipt | BloodbankError]:
         """Publish several at the same time; `timeout_seconds` is for all of them together."""
         self._require_open()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_seconds
-        results: list[Receipt | BloodbankError] = []
-        for first in range(0, len(messages), IN_FLIGHT_LIMIT):
-            remaining_seconds = max(0.0, deadline - loop.time())
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._attempt(message, remaining_seconds))
-                    for message in messages[first : first + IN_FLIGHT_LIMIT]
-                ]
-            results += [task.result() for task in tasks]
-        return results
+        refused: dict[int, BloodbankError] = {}
+        ready: list[Outgoing] = []
+        for place, message in enumerate(messages):
+            try:
+                ready.append(outgoing(message, self._names.exchange))
+            except PublishRejected as error:
+                refused[place] = error
+        sent = iter(await self._outlet.send_many(ready, timeout_seconds=timeout_seconds))
+        return [refused.get(place) or next(sent) or Receipt(message.event_id) for place, message in enumerate(messages)]
 
     def subscribe(
         self, pattern: str, *, group: str | None, prefetch: int
@@ -174,12 +174,6 @@ class RabbitTransport:
 
     async def _declare(self, connection: Connection) -> None:
         await wire.declare_topology(connection, self._names, retention_days=self._settings.log_retention_days)
-
-    async def _attempt(self, message: Message, timeout_seconds: float) -> Receipt | BloodbankError:
-        try:
-            return await self.publish(message, timeout_seconds=timeout_seconds)
-        except BloodbankError as error:
-            return error
 
     @asynccontextmanager
     async def _subscribed(self, subscription: Subscription) -> AsyncGenerator[AsyncIterator[Delivery]]:
