@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any, cast
 
 import orjson
@@ -13,6 +15,9 @@ from bloodbank.errors import InvalidEvent
 from bloodbank.transports.base import Message
 
 VERSION_HEADER = "bloodbank-version"
+
+
+_HEADERS: Mapping[str, str] = MappingProxyType({VERSION_HEADER: SCHEMA_VERSION})
 
 
 def encode(envelope: EventEnvelope[Any]) -> Message:
@@ -30,7 +35,8 @@ def encode(envelope: EventEnvelope[Any]) -> Message:
             [("correlation_ids", "changed after the envelope was made")],
         )
     try:
-        body = envelope.model_dump_json().encode()
+        # What model_dump_json calls; it would make a text of the bytes.
+        body = type(envelope).__pydantic_serializer__.to_json(envelope)
         body_digest = digest(body)
     except (PydanticSerializationError, ValueError) as error:
         raise InvalidEvent(
@@ -44,7 +50,7 @@ def encode(envelope: EventEnvelope[Any]) -> Message:
         digest=body_digest,
         correlation_id=parents[0] if parents else None,
         app_id=envelope.source.app,
-        headers={VERSION_HEADER: SCHEMA_VERSION},
+        headers=_HEADERS,
     )
 
 

@@ -123,6 +123,8 @@ def _to_utc(value: datetime) -> datetime:
 
 def _fold(parents: list[UUID]) -> list[UUID]:
     """Remove duplicates and keep the order; refuse more than the limit."""
+    if len(parents) < 2:
+        return parents
     folded = list(dict.fromkeys(parents))
     if len(folded) > MAX_PARENTS:
         raise ValueError(f"{len(folded)} parents, and at most {MAX_PARENTS} are allowed; add an event that joins them")
@@ -163,6 +165,10 @@ class EventEnvelope(BaseModel, Generic[Payload]):
         return self.correlation_ids[0] if self.correlation_ids else None
 
 
+_ANY_PAYLOAD = EventEnvelope[Any]
+_DECLARED = EventRegistry()
+
+
 def create_envelope(
     event_type: str,
     payload: object,
@@ -184,20 +190,19 @@ def create_envelope(
 
     Raises InvalidEvent, with the path of each problem.
     """
-    checked = (registry or EventRegistry()).validate(event_type, payload)
     fields: dict[str, Any] = {
         "event_type": event_type,
-        "source": source or Source.local(),
+        "source": source or _this_machine(),
         "correlation_ids": [*(correlation_ids or ()), *current_parents()],
         "agent_context": agent_context,
-        "payload": checked,
+        "payload": (registry or _DECLARED).validate(event_type, payload),
     }
     if event_id is not None:
         fields["event_id"] = event_id
     if timestamp is not None:
         fields["timestamp"] = timestamp
     try:
-        return EventEnvelope[Any](**fields)
+        return _ANY_PAYLOAD.model_validate(fields)
     except ValidationError as error:
         raise invalid_event(error, str(event_type)) from error
 
@@ -219,7 +224,7 @@ def read_envelope(fields: Mapping[str, Any]) -> EventEnvelope[Any]:
     if is_v1(fields):
         fields = upgrade_v1(fields)
     try:
-        return EventEnvelope[Any].model_validate(fields)
+        return _ANY_PAYLOAD.model_validate(fields)
     except ValidationError as error:
         raise invalid_event(error, str(fields.get("event_type", "unnamed"))[:255]) from error
 
@@ -312,6 +317,11 @@ def _v1_id(value: object) -> UUID:
         return UUID(text)
     except ValueError:
         return ids.event_id("bloodbank.v1", id=text)
+
+
+@cache
+def _this_machine() -> Source:
+    return Source.local()
 
 
 @cache

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, NamedTuple, Self, overload
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -43,8 +42,7 @@ class Status(StrEnum):
     QUEUED = "queued"
 
 
-@dataclass(frozen=True, slots=True)
-class PublishResult:
+class PublishResult(NamedTuple):
     """The answer to a publish: the event is on the bus, or on disk, whatever `status` says."""
 
     event_id: UUID
@@ -89,6 +87,7 @@ class Publisher:
         self._settings = settings.model_copy(
             update={k: v for k, v in overrides.items() if v is not None or k == "redis_url"}
         )
+        self._publish_timeout_seconds = self._settings.publish_timeout_seconds
         self._tracking = enable_correlation_tracking or tracker is not None
         self._given_transport = transport
         self._given_tracker = tracker
@@ -216,9 +215,9 @@ class Publisher:
             )
         transport = self.transport
         message = codec.encode(envelope)
-        if transport.features.detects_duplicates:
-            return await self._send(envelope, message)
-        return await self._publish_alone(envelope, message)
+        if self._tracker is None or transport.features.detects_duplicates:
+            return await self._send(transport, envelope, message)
+        return await self._publish_alone(transport, envelope, message)
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:
         """Publish several envelopes, sharing confirms and round trips.
@@ -285,7 +284,9 @@ class Publisher:
         """
         return await self.tracker.debug_dump(event_id)
 
-    async def _publish_alone(self, envelope: EventEnvelope[Any], message: Message) -> PublishResult:
+    async def _publish_alone(
+        self, transport: Transport, envelope: EventEnvelope[Any], message: Message
+    ) -> PublishResult:
         """Let one `publish` of an id in this process go at a time, so that the second sees the first in the index."""
         event_id = envelope.event_id
         while (waiting := self._in_flight.get(event_id)) is not None:
@@ -296,18 +297,20 @@ class Publisher:
         try:
             # Asked in here: another task may have been publishing this very object.
             known = await self._find([event_id]) if _may_be_known(envelope) else _NOTHING_KNOWN
-            return _duplicate(message, known) or await self._send(envelope, message)
+            return _duplicate(message, known) or await self._send(transport, envelope, message)
         finally:
             for turn in self._in_flight.pop(event_id):
                 if not turn.done():
                     turn.set_result(None)
 
-    async def _send(self, envelope: EventEnvelope[Any], message: Message) -> PublishResult:
+    async def _send(self, transport: Transport, envelope: EventEnvelope[Any], message: Message) -> PublishResult:
         try:
-            receipt = await self.transport.publish(message, timeout_seconds=self._settings.publish_timeout_seconds)
+            receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
         finally:
             _remember_attempt(envelope)
-        lineage = (await self._record([link_of(envelope, message)]))[0]
+        lineage = Lineage.DISABLED
+        if self._tracking:
+            lineage = (await self._record([link_of(envelope, message)]))[0]
         return PublishResult(envelope.event_id, _status(receipt), lineage)
 
     async def _send_many(
@@ -317,14 +320,16 @@ class Publisher:
             return {}
         try:
             receipts = await self.transport.publish_many(
-                list(messages.values()), timeout_seconds=self._settings.publish_timeout_seconds
+                list(messages.values()), timeout_seconds=self._publish_timeout_seconds
             )
         finally:
             for place in messages:
                 _remember_attempt(events[place])
         outcomes = dict(zip(messages, receipts, strict=True))
         accepted = {place: receipt for place, receipt in outcomes.items() if isinstance(receipt, Receipt)}
-        lineages = await self._record([link_of(events[place], messages[place]) for place in accepted])
+        lineages = [Lineage.DISABLED] * len(accepted)
+        if self._tracking:
+            lineages = await self._record([link_of(events[place], messages[place]) for place in accepted])
         answers: dict[int, PublishResult | BloodbankError] = {
             place: outcome for place, outcome in outcomes.items() if isinstance(outcome, BloodbankError)
         }
@@ -363,8 +368,6 @@ class Publisher:
         return await self._tracker.find(event_ids) or {}
 
     async def _record(self, links: Sequence[Link]) -> list[Lineage]:
-        if not self._tracking:
-            return [Lineage.DISABLED] * len(links)
         try:
             return await self.tracker.record_many(links)
         except NotOpen:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from types import TracebackType
-from typing import Protocol, Self
+from types import MappingProxyType, TracebackType
+from typing import NamedTuple, Protocol, Self
 from uuid import UUID
 
 from bloodbank.errors import BloodbankError, InvalidQuery
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One event on the wire.
+class Message(NamedTuple):
+    """One event on the wire. Two are equal when id, routing key and body are.
 
     routing_key: the event type; consumers bind patterns to it.
     body: the serialised envelope.
@@ -30,14 +29,22 @@ class Message:
     event_id: UUID
     routing_key: str
     body: bytes
-    digest: bytes = field(default=b"", compare=False)
-    correlation_id: UUID | None = field(default=None, compare=False)
-    app_id: str | None = field(default=None, compare=False)
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    digest: bytes = b""
+    correlation_id: UUID | None = None
+    app_id: str | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and self[:3] == other[:3]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:3])
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Proof that a message is durable.
 
     duplicate: the same id with the same digest was there before; nothing was added.
