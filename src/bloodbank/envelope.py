@@ -165,7 +165,8 @@ class EventEnvelope(BaseModel, Generic[Payload]):
         return self.correlation_ids[0] if self.correlation_ids else None
 
 
-_ANY_PAYLOAD = EventEnvelope[Any]
+# What model_validate calls, at half the price.
+_VALIDATOR = EventEnvelope[Any].__pydantic_validator__
 _DECLARED = EventRegistry()
 
 
@@ -202,7 +203,7 @@ def create_envelope(
     if timestamp is not None:
         fields["timestamp"] = timestamp
     try:
-        return _ANY_PAYLOAD.model_validate(fields)
+        return _VALIDATOR.validate_python(fields)
     except ValidationError as error:
         raise invalid_event(error, str(event_type)) from error
 
@@ -224,7 +225,7 @@ def read_envelope(fields: Mapping[str, Any]) -> EventEnvelope[Any]:
     if is_v1(fields):
         fields = upgrade_v1(fields)
     try:
-        return _ANY_PAYLOAD.model_validate(fields)
+        return _VALIDATOR.validate_python(fields)
     except ValidationError as error:
         raise invalid_event(error, str(fields.get("event_type", "unnamed"))[:255]) from error
 

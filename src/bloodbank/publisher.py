@@ -25,6 +25,8 @@ from bloodbank.transports.base import Message, Receipt, Transport
 
 ENCODED_AT_ONCE_BYTES = 262_144
 """How much `publish_many` serialises before it lets others run."""
+SLICE = 64
+"""How many events `publish_many` serialises before it sends them; the broker has work while the rest is prepared."""
 
 
 _NOTHING_KNOWN: Mapping[UUID, Node] = {}
@@ -214,7 +216,7 @@ class Publisher:
                 registry=self._registry,
             )
         transport = self.transport
-        message = codec.encode(envelope)
+        message = codec.encode(envelope, with_digest=self._needs_digest(transport))
         if self._tracker is None or transport.features.detects_duplicates:
             return await self._send(transport, envelope, message)
         return await self._publish_alone(transport, envelope, message)
@@ -225,29 +227,19 @@ class Publisher:
         Return one result or error for each, in order; one that fails does not stop the others. An id that
         stands in the list again is published after the rest, as if by itself.
         """
+        transport = self.transport
         answers: dict[int, PublishResult | BloodbankError] = {}
-        messages: dict[int, Message] = {}
-        seen: set[UUID] = set()
-        repeated: list[int] = []
-        encoded_bytes = 0
-        for place, envelope in enumerate(events):
-            if envelope.event_id in seen:
-                repeated.append(place)
-                continue
-            seen.add(envelope.event_id)
-            try:
-                message = messages[place] = codec.encode(envelope)
-            except InvalidEvent as error:
-                answers[place] = error
-                continue
-            encoded_bytes += len(message.body)
-            if encoded_bytes > ENCODED_AT_ONCE_BYTES:
-                # Many large events take seconds, and others wait for the event loop.
-                encoded_bytes = 0
-                await asyncio.sleep(0)
-        for place in await self._answer_known(events, messages, answers):
-            del messages[place]
-        answers |= await self._send_many(events, messages)
+        first: dict[UUID, int] = {}
+        repeated = [place for place, event in enumerate(events) if first.setdefault(event.event_id, place) != place]
+        places = list(first.values())
+        if len(places) <= SLICE:
+            await self._publish_slice(transport, events, places, answers)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for start in range(0, len(places), SLICE):
+                    group.create_task(self._publish_slice(transport, events, places[start : start + SLICE], answers))
+                    # It is on its way before the next is serialised, and others get their turn.
+                    await asyncio.sleep(0)
         for place in repeated:
             try:
                 answers[place] = await self.publish(events[place])
@@ -284,6 +276,9 @@ class Publisher:
         """
         return await self.tracker.debug_dump(event_id)
 
+    def _needs_digest(self, transport: Transport) -> bool:
+        return self._tracking or transport.features.detects_duplicates
+
     async def _publish_alone(
         self, transport: Transport, envelope: EventEnvelope[Any], message: Message
     ) -> PublishResult:
@@ -313,42 +308,72 @@ class Publisher:
             lineage = (await self._record([link_of(envelope, message)]))[0]
         return PublishResult(envelope.event_id, _status(receipt), lineage)
 
-    async def _send_many(
-        self, events: Sequence[EventEnvelope[Any]], messages: Mapping[int, Message]
-    ) -> dict[int, PublishResult | BloodbankError]:
-        if not messages:
-            return {}
+    async def _publish_slice(
+        self,
+        transport: Transport,
+        events: Sequence[EventEnvelope[Any]],
+        places: Sequence[int],
+        answers: dict[int, PublishResult | BloodbankError],
+    ) -> None:
+        """Publish the events in some places, each with an id of its own; add their answers."""
+        messages: dict[int, Message] = {}
+        with_digest = self._needs_digest(transport)
+        encoded_bytes = 0
+        for place in places:
+            try:
+                message = messages[place] = codec.encode(events[place], with_digest=with_digest)
+            except InvalidEvent as error:
+                answers[place] = error
+                continue
+            encoded_bytes += len(message.body)
+            if encoded_bytes > ENCODED_AT_ONCE_BYTES:
+                # Many large events take seconds, and others wait for the event loop.
+                encoded_bytes = 0
+                await asyncio.sleep(0)
         try:
-            receipts = await self.transport.publish_many(
+            if not transport.features.detects_duplicates:
+                await self._answer_known(events, messages, answers)
+            if messages:
+                await self._send_many(transport, events, messages, answers)
+        except BloodbankError as error:
+            # Closed meanwhile, or else each message would have an answer of its own.
+            answers.update((place, error) for place in messages if place not in answers)
+
+    async def _send_many(
+        self,
+        transport: Transport,
+        events: Sequence[EventEnvelope[Any]],
+        messages: Mapping[int, Message],
+        answers: dict[int, PublishResult | BloodbankError],
+    ) -> None:
+        try:
+            outcomes = await transport.publish_many(
                 list(messages.values()), timeout_seconds=self._publish_timeout_seconds
             )
         finally:
             for place in messages:
                 _remember_attempt(events[place])
-        outcomes = dict(zip(messages, receipts, strict=True))
-        accepted = {place: receipt for place, receipt in outcomes.items() if isinstance(receipt, Receipt)}
+        accepted: dict[int, Receipt] = {}
+        for place, outcome in zip(messages, outcomes, strict=True):
+            if isinstance(outcome, Receipt):
+                accepted[place] = outcome
+            else:
+                answers[place] = outcome
         lineages = [Lineage.DISABLED] * len(accepted)
         if self._tracking:
             lineages = await self._record([link_of(events[place], messages[place]) for place in accepted])
-        answers: dict[int, PublishResult | BloodbankError] = {
-            place: outcome for place, outcome in outcomes.items() if isinstance(outcome, BloodbankError)
-        }
         for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
             answers[place] = PublishResult(events[place].event_id, _status(receipt), lineage)
-        return answers
 
     async def _answer_known(
         self,
         events: Sequence[EventEnvelope[Any]],
-        messages: Mapping[int, Message],
+        messages: dict[int, Message],
         answers: dict[int, PublishResult | BloodbankError],
-    ) -> list[int]:
-        """Answer the events that are on the bus already; return their places."""
-        if self.transport.features.detects_duplicates:
-            return []
+    ) -> None:
+        """Answer the events that are on the bus already, and take them out of what is to be sent."""
         suspects = [place for place in messages if _may_be_known(events[place])]
         known = await self._find([events[place].event_id for place in suspects])
-        answered: list[int] = []
         for place in suspects:
             try:
                 result = _duplicate(messages[place], known)
@@ -358,8 +383,7 @@ class Publisher:
                 if result is None:
                     continue
                 answers[place] = result
-            answered.append(place)
-        return answered
+            del messages[place]
 
     async def _find(self, event_ids: Sequence[UUID]) -> Mapping[UUID, Node]:
         """Ask the index which ids are known; an index that is off or away knows none."""

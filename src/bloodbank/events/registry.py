@@ -59,7 +59,8 @@ class EventRegistry:
         if isinstance(payload, BaseModel):
             payload = payload.model_dump()
         try:
-            return model.model_validate(payload)
+            # What model_validate calls; it takes a fifth longer.
+            return model.__pydantic_validator__.validate_python(payload)
         except ValidationError as error:
             raise invalid_event(error, event_type, "payload") from error
 

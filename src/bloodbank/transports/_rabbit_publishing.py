@@ -27,6 +27,9 @@ from bloodbank.transports._rabbit_link import Link
 
 IN_FLIGHT_LIMIT = 1000
 """Most messages that wait for their confirm; further ones wait for their turn, within their timeout."""
+WRITE_AT_ONCE_BYTES = 65_536
+"""What is published in one turn of the loop is written at its end, or when it is so much: then the broker begins
+while the rest is still being made."""
 WRITE_LIMIT_BYTES = 1_048_576
 """How much is given to the socket at a time; while that much waits there, nothing more is."""
 
@@ -234,6 +237,7 @@ class _OpenChannel:
         self._returned: set[str] = set()
         self._is_closing = False
         self._will_flush = False
+        self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         wire.listen(channel.number, self)
         on_close(channel, self._end)
@@ -253,7 +257,10 @@ class _OpenChannel:
         method = publish_method(self._number, message.exchange, message.routing_key)
         entry.parts = (method, *content(self._number, message.properties, message.body, self._most_bytes))
         self._unsent.append(entry)
-        if not self._will_flush:
+        self._unsent_bytes += len(message.body)
+        if self._unsent_bytes >= WRITE_AT_ONCE_BYTES:
+            self._flush()
+        elif not self._will_flush:
             self._will_flush = True
             self._loop.call_soon(self._flush)
         if self._timer is None or entry.deadline < self._timer.when():
@@ -315,6 +322,7 @@ class _OpenChannel:
 
     def _flush(self) -> None:
         self._will_flush = False
+        self._unsent_bytes = 0
         wire, unsent, in_flight = self._wire, self._unsent, self._in_flight
         transport = wire.transport
         if transport is None or self._is_closing or wire.blocked or wire.paused or transport.is_closing():
