@@ -49,7 +49,7 @@ def exchange() -> str:
 
 @dataclass(frozen=True)
 class StrictBroker:
-    """A broker that takes messages of 10,000 bytes at most, and speaks TLS too."""
+    """A broker that takes messages of 10,000 bytes at most, in frames of 4,096, and speaks TLS too."""
 
     url: str
     tls_url: str
@@ -65,6 +65,7 @@ def strict_broker(tmp_path_factory: pytest.TempPathFactory, _rabbit_session: Rab
     port = free_port()
     server = RabbitServer(
         f"max_message_size = 10000\n"
+        f"frame_max = 4096\n"
         f"listeners.ssl.default = 127.0.0.1:{port}\n"
         f"ssl_options.certfile = {folder}/cert.pem\n"
         f"ssl_options.keyfile = {folder}/key.pem\n"
@@ -159,6 +160,16 @@ async def test_an_event_that_is_too_large_is_rejected_alone(strict_broker: Stric
         event = message()
         await transport.publish(event, timeout_seconds=5)
         assert await transport.get(event.event_id) == event
+
+
+async def test_a_body_is_split_as_the_broker_demands(strict_broker: StrictBroker, exchange: str) -> None:
+    events = [Message(ids.new_event_id(), "llm.prompt", b"%d" % size + b"x" * size) for size in (4080, 4090, 9000)]
+    for url in (strict_broker.url, strict_broker.tls_url):
+        async with transport_at(url, exchange) as transport:
+            for event in events:
+                await transport.publish(event, timeout_seconds=10)
+    async with transport_at(strict_broker.url, exchange) as transport:
+        assert await logged(transport) == [*events, *events]
 
 
 async def test_tls_is_spoken_and_the_certificate_is_checked(strict_broker: StrictBroker, exchange: str) -> None:
