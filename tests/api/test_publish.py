@@ -439,9 +439,9 @@ async def test_many_large_events_let_others_run_while_they_are_serialised(
             turns += 1
             await anyio.sleep(0)
 
-    def encode_and_look(envelope: EventEnvelope[Any]) -> Any:
+    def encode_and_look(envelope: EventEnvelope[Any], **options: Any) -> Any:
         seen.append(turns)
-        return encode(envelope)
+        return encode(envelope, **options)
 
     monkeypatch.setattr(codec, "encode", encode_and_look)
     events = [create_envelope("a.b", {"text": "x" * 300_000}) for _ in range(3)]

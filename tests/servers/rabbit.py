@@ -123,9 +123,11 @@ def _handshake(connection: socket.socket) -> bool:
     if not isinstance(_receive(connection), commands.Connection.Start):
         return False
     _send(connection, commands.Connection.StartOk(mechanism="PLAIN", response="\0guest\0guest"))
-    if not isinstance(_receive(connection), commands.Connection.Tune):
+    tune = _receive(connection)
+    if not isinstance(tune, commands.Connection.Tune):
         return False
-    _send(connection, commands.Connection.TuneOk(channel_max=16, frame_max=131072, heartbeat=0))
+    # What the broker offers: more than its own frame_max it refuses.
+    _send(connection, commands.Connection.TuneOk(channel_max=16, frame_max=tune.frame_max, heartbeat=0))
     _send(connection, commands.Connection.Open(virtual_host="/"))
     opened = isinstance(_receive(connection), commands.Connection.OpenOk)
     _send(connection, commands.Connection.Close(reply_code=200, reply_text="ready", class_id=0, method_id=0))
