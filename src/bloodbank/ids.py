@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, cast
-from uuid import UUID, uuid5
+from uuid import UUID, SafeUUID, uuid5
 
 import orjson
 
 NAMESPACE = UUID("b100dba2-0000-5000-8000-33c0d0000002")
 """The namespace of all deterministic event ids. It never changes: ids depend on it."""
 
-_VERSION_7 = 0x7 << 76
+_VERSION_7 = 0x7000
 _VARIANT = 0x2 << 62
 _62_BITS = 0x3FFF_FFFF_FFFF_FFFF
 _RANDOM_NUMBERS = struct.Struct("=512Q")
@@ -35,9 +35,9 @@ def new_event_id() -> UUID:
     Ids made by one process ascend strictly, also when its clock steps back.
     """
     global _last_tick, _random
-    nanoseconds = time.time_ns()
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     # 1/4096 ms, method 3 of RFC 9562 section 6.2.
-    tick = (nanoseconds // 1_000_000 << 12) | ((nanoseconds % 1_000_000) * 4096 // 1_000_000)
+    tick = milliseconds << 12 | rest * 4096 // 1_000_000
     with _lock:
         if tick <= _last_tick:
             tick = _last_tick + 1
@@ -47,8 +47,22 @@ def new_event_id() -> UUID:
             # Many at a time: asking the system for 8 bytes costs as much as all the rest of this.
             _random = iter(_RANDOM_NUMBERS.unpack(os.urandom(_RANDOM_NUMBERS.size)))
             random_bits = next(_random)
-    number = (tick >> 12) << 80 | _VERSION_7 | (tick & 0xFFF) << 64 | _VARIANT | (random_bits & _62_BITS)
-    return UUID(int=number)
+    first_half = tick >> 12 << 16 | _VERSION_7 | tick & 0xFFF
+    return uuid_of(first_half << 64 | _VARIANT | random_bits & _62_BITS)
+
+
+def uuid_of(number: int) -> UUID:
+    """Return the UUID of a number of 128 bits, which is not checked: at less than half the price of `UUID(int=…)`."""
+    made = _new(UUID)
+    # A UUID refuses plain assignment; these two are all it holds.
+    _set(made, "int", number)
+    _set(made, "is_safe", _UNKNOWN)
+    return made
+
+
+_new = object.__new__
+_set = object.__setattr__
+_UNKNOWN = SafeUUID.unknown
 
 
 def _forget_random() -> None:

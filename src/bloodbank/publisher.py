@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from bloodbank import codec, wiring
 from bloodbank.config import Settings, load_settings
 from bloodbank.correlation_tracker import CorrelationTracker, Lineage
-from bloodbank.envelope import EventEnvelope, Source, envelope_from_v2_call
+from bloodbank.envelope import AnyEnvelope, EventEnvelope, Source, envelope_from_v2_call
 from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen, TrackingDisabled
 from bloodbank.events.registry import EventRegistry, utc_now
 from bloodbank.ids import event_id as deterministic_event_id
@@ -200,7 +200,8 @@ class Publisher:
         PublishRejected, PublishUnknown (publish the same envelope again), TransportUnavailable (not sent).
         Causes that cannot be recorded raise nothing: `lineage` is then `deferred`.
         """
-        if isinstance(routing_key, EventEnvelope):
+        # By type first: pydantic makes isinstance slow.
+        if type(routing_key) is AnyEnvelope or isinstance(routing_key, EventEnvelope):
             envelope: EventEnvelope[Any] = routing_key
         else:
             if body is None:
@@ -215,11 +216,18 @@ class Publisher:
                 source=Source.local(self._settings.service_name),
                 registry=self._registry,
             )
-        transport = self.transport
-        message = codec.encode(envelope, with_digest=self._needs_digest(transport))
-        if self._tracker is None or transport.features.detects_duplicates:
-            return await self._send(transport, envelope, message)
-        return await self._publish_alone(transport, envelope, message)
+        transport = self._transport or self.transport
+        if self._tracking:
+            message = codec.encode(envelope)
+            if not transport.features.detects_duplicates:
+                return await self._publish_alone(transport, envelope, message)
+            return await self._publish_tracked(transport, envelope, message)
+        message = codec.encode(envelope, with_digest=transport.features.detects_duplicates)
+        try:
+            receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
+        finally:
+            _remember_attempt(envelope)
+        return PublishResult(receipt.event_id, _status(receipt), Lineage.DISABLED)
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:
         """Publish several envelopes, sharing confirms and round trips.
@@ -292,21 +300,21 @@ class Publisher:
         try:
             # Asked in here: another task may have been publishing this very object.
             known = await self._find([event_id]) if _may_be_known(envelope) else _NOTHING_KNOWN
-            return _duplicate(message, known) or await self._send(transport, envelope, message)
+            return _duplicate(message, known) or await self._publish_tracked(transport, envelope, message)
         finally:
             for turn in self._in_flight.pop(event_id):
                 if not turn.done():
                     turn.set_result(None)
 
-    async def _send(self, transport: Transport, envelope: EventEnvelope[Any], message: Message) -> PublishResult:
+    async def _publish_tracked(
+        self, transport: Transport, envelope: EventEnvelope[Any], message: Message
+    ) -> PublishResult:
         try:
             receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
         finally:
             _remember_attempt(envelope)
-        lineage = Lineage.DISABLED
-        if self._tracking:
-            lineage = (await self._record([link_of(envelope, message)]))[0]
-        return PublishResult(envelope.event_id, _status(receipt), lineage)
+        [lineage] = await self._record([link_of(envelope, message)])
+        return PublishResult(receipt.event_id, _status(receipt), lineage)
 
     async def _publish_slice(
         self,
@@ -418,7 +426,7 @@ def _may_be_known(envelope: EventEnvelope[Any]) -> bool:
 
 
 def _remember_attempt(envelope: EventEnvelope[Any]) -> None:
-    envelope.model_fields_set.add("event_id")
+    envelope.__pydantic_fields_set__.add("event_id")
 
 
 def _duplicate(message: Message, known: Mapping[UUID, Node]) -> PublishResult | None:

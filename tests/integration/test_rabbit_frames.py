@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import MappingProxyType
 from uuid import UUID
 
 import pytest
@@ -15,14 +16,8 @@ from pamqp.header import ContentHeader
 
 from bloodbank import ids
 from bloodbank.errors import PublishRejected
-from bloodbank.transports._rabbit_frames import (
-    PUBLISHED_HEADER,
-    Outgoing,
-    content,
-    outgoing,
-    outgoing_with,
-    publish_method,
-)
+from bloodbank.transports import _rabbit_frames
+from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER, EventFrames, frames, outgoing_with
 from bloodbank.transports.base import Message
 
 words = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-", min_size=1, max_size=20)
@@ -41,8 +36,13 @@ def read(frames: bytes) -> list[object]:
     return found
 
 
-def header_of(sent: Outgoing, most_bytes: int = 1000) -> ContentHeader:
-    header = read(b"".join(content(7, sent.properties, sent.body, most_bytes)))[0]
+def written(message: Message, most_bytes: int = 1000, frames_of: EventFrames | None = None) -> list[object]:
+    """Return the frames of an event: method, header, bodies."""
+    return read(b"".join((frames_of or EventFrames(7, "an.exchange", most_bytes)).of(message)))
+
+
+def header_in(found: list[object]) -> ContentHeader:
+    header = found[1]
     assert isinstance(header, ContentHeader)
     return header
 
@@ -59,12 +59,14 @@ def test_every_property_arrives_as_it_was_set(
     routing_key: str, body: bytes, parent: UUID | None, event_id: UUID, app_id: str | None, headers: dict[str, str]
 ) -> None:
     before = time.time()
-    sent = outgoing(Message(event_id, routing_key, body, b"", parent, app_id, headers), "an.exchange")
-    header = header_of(sent)
+    found = written(Message(event_id, routing_key, body, b"", parent, app_id, headers))
+    header = header_in(found)
     properties = header.properties
     published_ms = dict(properties.headers or {}).pop(PUBLISHED_HEADER)
     assert header.body_size == len(body)
-    assert (sent.exchange, sent.routing_key, sent.message_id) == ("an.exchange", routing_key, str(event_id))
+    method = found[0]
+    assert isinstance(method, Basic.Publish)
+    assert (method.exchange, method.routing_key, method.mandatory) == ("an.exchange", routing_key, True)
     assert properties.headers == {**headers, PUBLISHED_HEADER: published_ms}
     assert isinstance(published_ms, int)
     assert int(before * 1000) <= published_ms <= time.time() * 1000
@@ -83,20 +85,60 @@ def test_every_property_arrives_as_it_was_set(
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 201, 1000])
 def test_a_body_is_split_into_frames_no_larger_than_agreed(size: int) -> None:
     body = bytes(n % 251 for n in range(size))
-    sent = outgoing(Message(ids.new_event_id(), "llm.prompt", body), "e")
-    header, *bodies = read(b"".join(content(7, sent.properties, body, 100)))
-    assert isinstance(header, ContentHeader)
-    assert header.body_size == size
-    assert [len(frame.value or b"") for frame in bodies if isinstance(frame, ContentBody)] == (
-        [100] * (size // 100) + [size % 100] * bool(size % 100)
-    )
-    assert b"".join(frame.value or b"" for frame in bodies if isinstance(frame, ContentBody)) == body
+    of_event = written(Message(ids.new_event_id(), "llm.prompt", body), 100)
+    of_any_kind = read(b"".join(frames(7, outgoing_with(Basic.Properties(), body, exchange="e", routing_key="k"), 100)))
+    for found in (of_event, of_any_kind):
+        assert header_in(found).body_size == size
+        bodies = [frame.value or b"" for frame in found[2:] if isinstance(frame, ContentBody)]
+        assert len(bodies) == len(found) - 2
+        assert [len(body) for body in bodies] == [100] * (size // 100) + [size % 100] * bool(size % 100)
+        assert b"".join(bodies) == body
 
 
-def test_a_publish_is_mandatory_and_names_its_exchange_and_key() -> None:
-    (method,) = read(publish_method(7, "an.exchange", "llm.prompt"))
-    assert isinstance(method, Basic.Publish)
-    assert (method.exchange, method.routing_key, method.mandatory) == ("an.exchange", "llm.prompt", True)
+constant_headers = MappingProxyType({"bloodbank-version": "2.0.0"})
+messages = st.builds(
+    Message,
+    event_id=st.uuids(),
+    routing_key=st.sampled_from(["a.b", "a.bc"]),
+    body=st.binary(max_size=30),
+    digest=st.just(b""),
+    correlation_id=st.none() | st.uuids(),
+    app_id=st.sampled_from([None, "one", "another"]),
+    headers=st.sampled_from([constant_headers, MappingProxyType({"other": "value"}), {"a": "dict"}]),
+)
+
+
+@given(several=st.lists(messages, max_size=12))
+def test_what_was_learned_of_one_event_does_not_colour_another(several: list[Message]) -> None:
+    frames_of = EventFrames(7, "an.exchange", 20)
+    for message in several:
+        found = written(message, frames_of=frames_of)
+        properties = header_in(found).properties
+        assert isinstance(found[0], Basic.Publish)
+        assert found[0].routing_key == message.routing_key
+        assert properties.message_id == str(message.event_id)
+        assert properties.correlation_id == (str(message.correlation_id) if message.correlation_id else None)
+        assert properties.app_id == message.app_id
+        assert dict(message.headers).items() <= dict(properties.headers or {}).items()
+        assert len(properties.headers or {}) == len(message.headers) + 1
+        assert b"".join(frame.value or b"" for frame in found[2:] if isinstance(frame, ContentBody)) == message.body
+
+
+def test_headers_that_change_between_two_events_are_sent_as_they_are() -> None:
+    frames_of, headers = EventFrames(7, "an.exchange", 100), {"n": "1"}
+    message = Message(ids.new_event_id(), "a.b", b"", headers=headers)
+    written(message, frames_of=frames_of)
+    headers["n"] = "2"
+    assert (header_in(written(message, frames_of=frames_of)).properties.headers or {})["n"] == "2"
+
+
+def test_the_memory_for_shapes_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rabbit_frames, "_MOST_SHAPES", 3)
+    frames_of = EventFrames(7, "an.exchange", 100)
+    for number in range(10):
+        message = Message(ids.new_event_id(), f"a.b{number}", b"", headers=constant_headers)
+        assert header_in(written(message, frames_of=frames_of)).properties.message_type == f"a.b{number}"
+        assert len(frames_of._shapes) <= 3
 
 
 def test_properties_of_any_kind_are_sent_as_they_are() -> None:
@@ -104,7 +146,11 @@ def test_properties_of_any_kind_are_sent_as_they_are() -> None:
         message_id="m", headers={"n": 1, "yes": True}, delivery_mode=2, expiration="5", priority=3, reply_to="r"
     )
     sent = outgoing_with(properties, b"body", exchange="", routing_key="q")
-    assert header_of(sent).properties == properties
+    method, header, _ = read(b"".join(frames(7, sent, 1000)))
+    assert isinstance(method, Basic.Publish)
+    assert (method.exchange, method.routing_key, method.mandatory) == ("", "q", True)
+    assert isinstance(header, ContentHeader)
+    assert header.properties == properties
     assert sent.message_id == "m"
 
 
@@ -118,11 +164,13 @@ def test_properties_of_any_kind_are_sent_as_they_are() -> None:
 )
 def test_what_amqp_cannot_carry_is_refused_before_anything_is_sent(message: Message) -> None:
     with pytest.raises(PublishRejected, match="was not sent"):
-        outgoing(message, "e")
+        written(message)
 
 
 def test_a_name_that_amqp_cannot_carry_is_refused() -> None:
     with pytest.raises(PublishRejected, match="was not sent"):
-        publish_method(7, "e" * 256, "llm.prompt")
+        EventFrames(7, "e" * 256, 100).of(Message(ids.new_event_id(), "llm.prompt", b""))
     with pytest.raises(PublishRejected, match="was not sent"):
         outgoing_with(Basic.Properties(message_id="m" * 256), b"", exchange="", routing_key="q")
+    with pytest.raises(PublishRejected, match="was not sent"):
+        frames(7, outgoing_with(Basic.Properties(), b"", exchange="e" * 256, routing_key="q"), 100)

@@ -9,12 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
-from bloodbank.codec import VERSION_HEADER, decode, digest, encode
-from bloodbank.envelope import AgentContext, Source, TriggerType, create_envelope
+from bloodbank.codec import VERSION_HEADER, decode, digest, encode, is_plain
+from bloodbank.envelope import AgentContext, EventEnvelope, Source, TriggerType, create_envelope
 from bloodbank.errors import InvalidEvent
+from bloodbank.events import LLMPrompt
 from bloodbank.ids import new_event_id
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -27,6 +29,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
+NAMES = st.text('abcdefghijklmnopqrstuvwxyz "\\äß', min_size=1, max_size=8)
 OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
 
 
@@ -42,6 +45,54 @@ def test_what_goes_in_comes_out(payload: dict[str, Any], parents: list[Any]) -> 
     decoded = decode(encode(envelope).body)
     assert decoded == envelope
     assert repr(decoded.payload) == repr(payload), "1 and 1.0 and True are equal, and not the same"
+
+
+class Aliased(BaseModel):
+    amount: int = Field(serialization_alias="amountCents")
+    at: datetime
+    blob: bytes = b"x"
+
+
+@given(
+    payload=OBJECTS | st.builds(Aliased, amount=st.integers(), at=st.datetimes(timezones=st.just(UTC))),
+    parents=st.lists(st.uuids(), max_size=3, unique=True),
+    at=st.datetimes(timezones=st.just(UTC)),
+    app=st.none() | NAMES,
+    meta=st.none() | OBJECTS,
+    context=st.none() | st.builds(AgentContext, type=NAMES, meta=st.none() | OBJECTS),
+)
+def test_the_bytes_are_those_that_pydantic_writes(
+    payload: Any, parents: list[Any], at: datetime, app: str | None, meta: Any, context: AgentContext | None
+) -> None:
+    source = Source(host="höst", type=TriggerType.AGENT, app=app, meta=meta)
+    assume(not isinstance(payload, Aliased) or -(2**63) <= payload.amount < 2**64)
+    envelope = create_envelope("a.b", payload, source, parents, context, timestamp=at)
+    assert encode(envelope).body == envelope.model_dump_json().encode()
+
+
+def test_an_envelope_of_a_class_of_its_own_is_written_whole() -> None:
+    typed = EventEnvelope[LLMPrompt](
+        event_type="llm.prompt", source=Source.local(), payload=LLMPrompt(provider="a", prompt="b")
+    )
+    assert encode(typed).body == typed.model_dump_json().encode()
+
+
+@pytest.mark.parametrize(
+    ("json", "plain"),
+    [
+        (b'{"a":"New and New","b":"I, Ivan","n":123456789012345678}', True),
+        (b'{"a":1234567890123456789}', False),
+        (b'{"a":NaN}', False),
+        (b'{"a":-Infinity}', False),
+        (b'{"a":"%s"}' % (b"Ivory and New Amsterdam, nothing else. " * 200), True),
+        (b'{"a":"%s","b":NaN}' % (b"x" * 5000), False),
+        (b'{"a":"%s","b":Infinity}' % (b"x" * 5000), False),
+        (b'{"a":"%s","b":99999999999999999999}' % (b"x" * 5000), False),
+        (b'{"a":' + b"[" * 200 + b"]" * 200 + b"}", False),
+    ],
+)
+def test_what_a_digest_refuses_is_never_plain(json: bytes, plain: bool) -> None:
+    assert is_plain(json) is plain
 
 
 def test_a_message_has_its_properties_from_the_envelope() -> None:

@@ -228,6 +228,45 @@ def test_a_made_envelope_has_its_payload_checked_and_typed() -> None:
     assert caught.value.problems == (("payload.prompt", "Field required"),)
 
 
+PARENTS = st.lists(st.uuids() | st.uuids().map(str), max_size=4)
+
+
+@given(
+    event_type=st.sampled_from(["llm.prompt", "a.b", "no type", "x", 7]),
+    source=st.none() | st.sampled_from([Source(host="h", type=TriggerType.HOOK), SOURCE, "no source"]),
+    parents=PARENTS | st.lists(st.uuids(), min_size=63, max_size=66),
+    context=st.none() | st.sampled_from([AgentContext(type="letta"), {"type": "letta"}, {}]),
+    own_id=st.none() | st.uuids() | st.just("no id"),
+    is_own_parent=st.booleans(),
+)
+def test_an_envelope_that_is_made_without_pydantic_is_the_one_that_pydantic_makes(
+    event_type: Any, source: Any, parents: list[Any], context: Any, own_id: Any, is_own_parent: bool
+) -> None:
+    if is_own_parent and own_id is not None:
+        parents = [*parents, own_id]
+
+    def made(**more: Any) -> EventEnvelope[Any] | list[tuple[str, str]]:
+        try:
+            return create_envelope(event_type, PROMPT, source, parents, context, own_id, **more)
+        except InvalidEvent as error:
+            return list(error.problems)
+
+    quick, checked = made(), made(timestamp=datetime.now(UTC))  # a time of its own goes through pydantic
+    if isinstance(quick, list) or isinstance(checked, list):
+        assert quick == checked
+        return
+    assert quick.model_fields_set | {"timestamp"} == checked.model_fields_set
+    assert quick.event_id == own_id or (own_id is None and quick.event_id.version == 7)
+    same = {"event_id": checked.event_id, "timestamp": checked.timestamp}
+    again = quick.model_copy(update=same)
+    assert again == checked
+    assert again.model_dump_json() == checked.model_dump_json()
+    assert list(vars(quick)) == list(vars(checked)), "fields in the order of the class"
+    assert type(quick) is type(checked)
+    with pytest.raises(ValidationError, match="frozen"):
+        quick.event_type = "c.d"
+
+
 def test_everything_can_be_given() -> None:
     source, agent, own, parent = Source.local("app"), AgentContext(type="letta"), uuid4(), uuid4()
     at = datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1)))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bloodbank.events.failures import FailurePayload, Payload
+from bloodbank.events.failures import FailurePayload, Payload, no_fields
 from bloodbank.events.registry import event
 
 
@@ -22,7 +22,7 @@ class ArtifactFields(Payload):
     uri: str = Field(min_length=1)
     title: str | None = None
     content: str | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
+    metadata: dict[str, Any] = Field(default_factory=no_fields)
 
 
 class Artifact(ArtifactFields):

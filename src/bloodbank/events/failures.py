@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -10,6 +12,16 @@ class Payload(BaseModel):
 
     # Without "constants" a NaN within `metadata` would be written as null instead of being refused.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
+
+
+def no_items() -> list[Any]:
+    """Return a new empty list: the default of a field. `list[str]` does it too, and takes ten times as long."""
+    return []
+
+
+def no_fields() -> dict[str, Any]:
+    """Return a new empty dict: the default of a field."""
+    return {}
 
 
 class FailurePayload(Payload):

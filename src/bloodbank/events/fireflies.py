@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from bloodbank.events.failures import FailurePayload, Payload
+from bloodbank.events.failures import FailurePayload, Payload, no_fields, no_items
 from bloodbank.events.registry import event
 
 
@@ -97,8 +97,8 @@ class FirefliesTranscriptReadyPayload(Payload):
     video_url: str | None = None
     sentences: list[TranscriptSentence]
     summary: str | None = None
-    participants: list[MeetingParticipant] = Field(default_factory=list[MeetingParticipant])
-    speakers: list[str] = Field(default_factory=list[str])
+    participants: list[MeetingParticipant] = Field(default_factory=no_items)
+    speakers: list[str] = Field(default_factory=no_items)
     user: FirefliesUser
     host_email: str
     organizer_email: str
@@ -123,7 +123,7 @@ class FirefliesTranscriptProcessedPayload(Payload):
     vector_store: str
     chunk_count: int = Field(0, ge=0)
     embedding_model: str | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
+    metadata: dict[str, Any] = Field(default_factory=no_fields)
 
 
 @event("fireflies.transcript.failed")
@@ -138,7 +138,7 @@ class FirefliesTranscriptFailedPayload(FailurePayload):
     media_file: str | None = None
     timestamp: AwareDatetime | None = None
     is_retryable: bool = True
-    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
+    metadata: dict[str, Any] = Field(default_factory=no_fields)
 
 
 class FirefliesMeetingPayload(Payload):

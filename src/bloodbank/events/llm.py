@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bloodbank.events.failures import FailurePayload, Payload
+from bloodbank.events.failures import FailurePayload, Payload, no_fields, no_items
 from bloodbank.events.registry import event
 
 
@@ -25,10 +25,10 @@ class LLMPrompt(Payload):
     project: str | None = None
     working_dir: str | None = None
     domain: str | None = None
-    tags: list[str] = Field(default_factory=list[str])
+    tags: list[str] = Field(default_factory=no_items)
     temperature: float | None = Field(None, ge=0)
-    tools: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
-    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
+    tools: list[dict[str, Any]] = Field(default_factory=no_items)
+    metadata: dict[str, Any] = Field(default_factory=no_fields)
 
 
 @event("llm.response")
@@ -48,7 +48,7 @@ class LLMResponse(Payload):
     tokens_used: int | None = Field(None, ge=0)
     duration_ms: int | None = Field(None, ge=0)
     usage: dict[str, Any] | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict[str, Any])
+    metadata: dict[str, Any] = Field(default_factory=no_fields)
 
 
 @event("llm.error")

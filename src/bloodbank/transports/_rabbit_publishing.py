@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
 from aiormq.channel import Channel
 from aiormq.connection import Connection
@@ -22,16 +24,15 @@ from bloodbank.transports._amqp import (
     why_closed,
 )
 from bloodbank.transports._rabbit_confirms import ConfirmingProtocol
-from bloodbank.transports._rabbit_frames import Outgoing, content, publish_method
+from bloodbank.transports._rabbit_frames import EventFrames, Outgoing, frames
 from bloodbank.transports._rabbit_link import Link
+from bloodbank.transports.base import Message
 
 IN_FLIGHT_LIMIT = 1000
 """Most messages that wait for their confirm; further ones wait for their turn, within their timeout."""
 WRITE_AT_ONCE_BYTES = 65_536
 """What is published in one turn of the loop is written at its end, or when it is so much: then the broker begins
 while the rest is still being made."""
-WRITE_LIMIT_BYTES = 1_048_576
-"""How much is given to the socket at a time; while that much waits there, nothing more is."""
 
 _REFUSED_TOPIC = re.compile(r"access to topic '(.*?)' in exchange")
 _TOO_LARGE = re.compile(r"message size \d+ .*?(\d+)")
@@ -41,16 +42,17 @@ _SAME_ID_IS_SAFE = "It may be stored; publishing the same id again is safe."
 class Outlet:
     """Publishes with confirms over a link. The channel is opened again when the broker closes it.
 
-    prepare: awaited before each new channel; declares what is published to.
+    exchange: that events are published to. prepare: awaited before each new channel; declares what is published to.
     """
 
-    def __init__(self, link: Link, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+    def __init__(self, link: Link, exchange: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
         self._link = link
+        self._exchange = exchange
         self._prepare = prepare
         self._opening = asyncio.Lock()
         self._channel: _OpenChannel | None = None
 
-    async def send(self, message: Outgoing, *, timeout_seconds: float) -> None:
+    async def send(self, message: Message | Outgoing, *, timeout_seconds: float) -> None:
         """Publish one message and return when the broker has confirmed it.
 
         Raises TransportUnavailable (not sent), PublishRejected, PublishUnknown, NotOpen.
@@ -68,7 +70,7 @@ class Outlet:
         channel.publish(_Single(message, deadline, timeout_seconds, confirm))
         await confirm
 
-    async def send_many(self, messages: Sequence[Outgoing], *, timeout_seconds: float) -> list[BloodbankError | None]:
+    async def send_many(self, messages: Sequence[Message], *, timeout_seconds: float) -> list[BloodbankError | None]:
         """Publish several, of which the broker confirms many at a time; one error or None for each, in order.
 
         `timeout_seconds` is for all together.
@@ -125,48 +127,37 @@ class Outlet:
                     # Perhaps what we publish to was deleted.
                     await self._prepare(connection)
                 channel = await open_channel(connection, confirms=True)
-                self._channel = _OpenChannel(self._link.address, connection, channel, self._link.wire_of(connection))
+                # The driver sends no larger frame either; smaller by a frame's head and end.
+                frames = EventFrames(channel.number, self._exchange, channel.max_content_size)
+                wire = self._link.wire_of(connection)
+                self._channel = _OpenChannel(self._link.address, connection, channel, wire, frames)
             elif self._channel.was_unroutable:
                 await self._prepare(connection)
                 self._channel.was_unroutable = False
             return self._channel
 
 
-class _Publishing:
+class _Single:
     """A message on its way. deadline: on the loop's clock."""
 
-    __slots__ = ("deadline", "message", "parts", "timeout_seconds")
+    __slots__ = ("_confirm", "deadline", "message", "parts", "timeout_seconds")
 
-    def __init__(self, message: Outgoing, deadline: float, timeout_seconds: float) -> None:
+    def __init__(
+        self, message: Message | Outgoing, deadline: float, timeout_seconds: float, confirm: asyncio.Future[None]
+    ) -> None:
         self.message = message
         self.deadline = deadline
         self.timeout_seconds = timeout_seconds
         self.parts: tuple[bytes, ...] = ()
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nobody waits for the outcome any more."""
-        raise NotImplementedError
-
-    def settle(self, error: BloodbankError | None) -> None:
-        """Tell who waits. What comes later is not heard."""
-        raise NotImplementedError
-
-
-class _Single(_Publishing):
-    __slots__ = ("_confirm",)
-
-    def __init__(
-        self, message: Outgoing, deadline: float, timeout_seconds: float, confirm: asyncio.Future[None]
-    ) -> None:
-        super().__init__(message, deadline, timeout_seconds)
         self._confirm = confirm
 
     @property
     def is_settled(self) -> bool:
+        """Whether nobody waits for the outcome any more."""
         return self._confirm.done()
 
-    def settle(self, error: BloodbankError | None) -> None:
+    def settle(self, error: BloodbankError | None = None) -> None:
+        """Tell who waits. What comes later is not heard."""
         if self._confirm.done():
             return
         if error is None:
@@ -187,22 +178,29 @@ class _Together:
         self.is_given_up = False
 
 
-class _OneOfMany(_Publishing):
-    __slots__ = ("_is_settled", "_place", "_together")
+class _OneOfMany:
+    """One of several messages on their way; see `_Single`."""
+
+    __slots__ = ("_is_settled", "_place", "_together", "deadline", "message", "parts", "timeout_seconds")
 
     def __init__(
-        self, message: Outgoing, deadline: float, timeout_seconds: float, together: _Together, place: int
+        self, message: Message, deadline: float, timeout_seconds: float, together: _Together, place: int
     ) -> None:
-        super().__init__(message, deadline, timeout_seconds)
+        self.message: Message | Outgoing = message
+        self.deadline = deadline
+        self.timeout_seconds = timeout_seconds
+        self.parts: tuple[bytes, ...] = ()
         self._together = together
         self._place = place
         self._is_settled = False
 
     @property
     def is_settled(self) -> bool:
+        """Whether nobody waits for the outcome any more."""
         return self._is_settled or self._together.is_given_up
 
-    def settle(self, error: BloodbankError | None) -> None:
+    def settle(self, error: BloodbankError | None = None) -> None:
+        """Note the outcome, and tell who waits when it was the last one."""
         together = self._together
         if self._is_settled or together.is_given_up:
             return
@@ -213,6 +211,9 @@ class _OneOfMany(_Publishing):
             together.done.set_result(None)
 
 
+_Publishing = _Single | _OneOfMany
+
+
 class _OpenChannel:
     """A channel with confirms, and what is in flight on it.
 
@@ -220,25 +221,34 @@ class _OpenChannel:
     serves all deadlines: it is set for the earliest, and looks through what is in flight when that has come.
     """
 
-    def __init__(self, address: str, connection: Connection, channel: Channel, wire: ConfirmingProtocol) -> None:
+    def __init__(
+        self,
+        address: str,
+        connection: Connection,
+        channel: Channel,
+        wire: ConfirmingProtocol,
+        event_frames: EventFrames,
+    ) -> None:
         self.connection = connection
         self.was_unroutable = False
         self._address = address
         self._channel = channel
         self._wire = wire
         self._loop = asyncio.get_running_loop()
-        self._number = channel.number
-        # The driver sends no larger frame either; smaller by a frame's head and end.
-        self._most_bytes: int = channel.max_content_size
+        self._frames_of = event_frames.of
+        # What has no tag yet, because the window is full or the broker takes nothing.
         self._unsent: deque[_Publishing] = deque()
+        # What has a tag and is written at the end of this turn of the loop.
+        self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
         self._in_flight: dict[int, _Publishing] = {}
         self._tag = 0
         self._lowest = 1
         self._returned: set[str] = set()
         self._is_closing = False
         self._will_flush = False
-        self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         wire.listen(channel.number, self)
         on_close(channel, self._end)
 
@@ -254,34 +264,30 @@ class _OpenChannel:
     def publish(self, entry: _Publishing) -> None:
         """Publish in this turn of the loop, or as soon as the broker takes more. Raises PublishRejected."""
         message = entry.message
-        method = publish_method(self._number, message.exchange, message.routing_key)
-        entry.parts = (method, *content(self._number, message.properties, message.body, self._most_bytes))
-        self._unsent.append(entry)
-        self._unsent_bytes += len(message.body)
-        if self._unsent_bytes >= WRITE_AT_ONCE_BYTES:
-            self._flush()
-        elif not self._will_flush:
+        if type(message) is Message:
+            parts = self._frames_of(message)
+        else:
+            parts = frames(self._channel.number, cast("Outgoing", message), self._channel.max_content_size)
+        if self._unsent or len(self._in_flight) >= IN_FLIGHT_LIMIT or not self._is_writable():
+            entry.parts = parts
+            self._unsent.append(entry)
+        else:
+            self._take(entry, parts)
+        if not self._will_flush:
             self._will_flush = True
             self._loop.call_soon(self._flush)
-        if self._timer is None or entry.deadline < self._timer.when():
+        if entry.deadline < self._timer_at:
             self._set_timer(entry.deadline)
 
     def confirmed(self, tag: int, *, multiple: bool) -> None:
         """Settle a message, or all up to it; see `Listener`."""
-        if not multiple and not self._returned:
-            # As most come, and the rest of this method in short.
-            if (entry := self._in_flight.pop(tag, None)) is not None:
-                entry.settle(None)
-            if self._unsent:
-                self.may_write()
-            return
         for entry in self._taken(tag, multiple=multiple):
-            if self._returned and entry.message.message_id in self._returned:
-                self._returned.discard(entry.message.message_id)
+            if self._returned and _id_of(entry.message) in self._returned:
+                self._returned.discard(_id_of(entry.message))
                 self.was_unroutable = True
                 entry.settle(_unroutable())
             else:
-                entry.settle(None)
+                entry.settle()
 
     def not_confirmed(self, tag: int, *, multiple: bool) -> None:
         """Settle a message, or all up to it, as not taken by all queues; see `Listener`."""
@@ -308,50 +314,55 @@ class _OpenChannel:
 
     def _taken(self, tag: int, *, multiple: bool) -> list[_Publishing]:
         """Take what a confirm is about out of what is in flight: no search, each tag is looked at once."""
-        in_flight = self._in_flight
-        if multiple:
-            # Tag 0 stands for all. Tags below the lowest were taken by an earlier `multiple`.
-            last = tag or self._tag
-            entries = [entry for one in range(self._lowest, last + 1) if (entry := in_flight.pop(one, None))]
-            self._lowest = max(self._lowest, last + 1)
-        else:
-            entry = in_flight.pop(tag, None)
-            entries = [] if entry is None else [entry]
-        self.may_write()
+        if self._unsent:
+            self.may_write()
+        take = self._in_flight.pop
+        if not multiple:
+            entry = take(tag, None)
+            return [] if entry is None else [entry]
+        # Tag 0 stands for all. Tags below the lowest were taken by an earlier `multiple`.
+        last = tag or self._tag
+        entries = [entry for one in range(self._lowest, last + 1) if (entry := take(one, None)) is not None]
+        self._lowest = max(self._lowest, last + 1)
         return entries
+
+    def _is_writable(self) -> bool:
+        wire = self._wire
+        return not (self._is_closing or wire.blocked or wire.paused or wire.transport is None)
+
+    def _take(self, entry: _Publishing, parts: tuple[bytes, ...]) -> None:
+        """Give a message its tag: it is written now, or at the end of this turn of the loop, whatever happens."""
+        self._tag += 1
+        self._in_flight[self._tag] = entry
+        self._unwritten += parts
+        self._unwritten_bytes += len(entry.message.body)
+        if self._unwritten_bytes >= WRITE_AT_ONCE_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        unwritten, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        transport = self._wire.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(b"".join(unwritten))
 
     def _flush(self) -> None:
         self._will_flush = False
-        self._unsent_bytes = 0
-        wire, unsent, in_flight = self._wire, self._unsent, self._in_flight
-        transport = wire.transport
-        if transport is None or self._is_closing or wire.blocked or wire.paused or transport.is_closing():
-            return
-        parts: list[bytes] = []
-        room = IN_FLIGHT_LIMIT - len(in_flight)
-        size = 0
-        while unsent and room > 0 and size < WRITE_LIMIT_BYTES:
+        unsent, in_flight = self._unsent, self._in_flight
+        while unsent and len(in_flight) < IN_FLIGHT_LIMIT and self._is_writable():
             entry = unsent.popleft()
-            if entry.is_settled:
-                continue
-            parts += entry.parts
-            entry.parts = ()
-            size += len(entry.message.body)
-            room -= 1
-            self._tag += 1
-            in_flight[self._tag] = entry
-        if parts:
-            transport.write(b"".join(parts))
-        if unsent and room > 0:
-            self.may_write()
+            if not entry.is_settled:
+                self._take(entry, entry.parts)
+                entry.parts = ()
+        if self._unwritten:
+            self._write()
 
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._expire)
+        self._timer, self._timer_at = self._loop.call_at(deadline, self._expire), deadline
 
     def _expire(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         now = self._loop.time()
         for entry in self._in_flight.values():
             if entry.deadline <= now and not entry.is_settled:
@@ -389,7 +400,12 @@ def _unroutable() -> TransportUnavailable:
     )
 
 
-def _failure(error: Exception, message: Outgoing, *, alone: bool) -> BloodbankError:
+def _id_of(message: Message | Outgoing) -> str:
+    """Return the id by which the broker's return of a message is told."""
+    return message.message_id if isinstance(message, Outgoing) else str(message.event_id)
+
+
+def _failure(error: Exception, message: Message | Outgoing, *, alone: bool) -> BloodbankError:
     if meaning_of(error) is Meaning.REFUSED and is_refused(str(error), message.routing_key, message.body, alone=alone):
         failure = PublishRejected(f"RabbitMQ refused the event, and it is not stored: {explain(error)}.")
     else:

@@ -19,13 +19,11 @@ from bloodbank.errors import (
     ConfigurationError,
     EventNotFound,
     NotOpen,
-    PublishRejected,
     TransportUnavailable,
 )
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._amqp import is_blocked, scratch_channel, translated
 from bloodbank.transports._rabbit_deliveries import Limits, Subscription
-from bloodbank.transports._rabbit_frames import Outgoing, outgoing
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
@@ -59,7 +57,7 @@ class RabbitTransport:
         # Each tells the other that the broker is back.
         self._publishing.on_up = self._consuming.wake
         self._consuming.on_up = self._publishing.wake
-        self._outlet = Outlet(self._publishing, self._declare)
+        self._outlet = Outlet(self._publishing, self._names.exchange, self._declare)
         self._log = RabbitLog(
             self._consuming, self._outlet, self._names, timeout_seconds=settings.query_timeout_seconds
         )
@@ -102,8 +100,9 @@ class RabbitTransport:
 
     async def publish(self, message: Message, *, timeout_seconds: float) -> Receipt:
         """Publish an event and return when the broker has confirmed it; see `Transport.publish`."""
-        self._require_open()
-        await self._outlet.send(outgoing(message, self._names.exchange), timeout_seconds=timeout_seconds)
+        if not self._open:
+            self._require_open()
+        await self._outlet.send(message, timeout_seconds=timeout_seconds)
         return Receipt(message.event_id)
 
     async def publish_many(
@@ -111,15 +110,8 @@ class RabbitTransport:
     ) -> list[Receipt | BloodbankError]:
         """Publish several at the same time; `timeout_seconds` is for all of them together."""
         self._require_open()
-        refused: dict[int, BloodbankError] = {}
-        ready: list[Outgoing] = []
-        for place, message in enumerate(messages):
-            try:
-                ready.append(outgoing(message, self._names.exchange))
-            except PublishRejected as error:
-                refused[place] = error
-        sent = iter(await self._outlet.send_many(ready, timeout_seconds=timeout_seconds))
-        return [refused.get(place) or next(sent) or Receipt(message.event_id) for place, message in enumerate(messages)]
+        outcomes = await self._outlet.send_many(messages, timeout_seconds=timeout_seconds)
+        return [error or Receipt(message.event_id) for message, error in zip(messages, outcomes, strict=True)]
 
     def subscribe(
         self, pattern: str, *, group: str | None, prefetch: int
