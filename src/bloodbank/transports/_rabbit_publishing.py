@@ -61,12 +61,14 @@ class Outlet:
         it does before the confirm: that is TransportUnavailable. A nack is PublishUnknown: RabbitMQ sends it
         when any one of the queues behind the exchange did not take the message, and says nothing of the others.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_seconds
         channel = self._channel
-        if channel is None or not channel.is_usable:
+        if channel is not None and channel.is_usable:
+            # Not asked of asyncio, which makes a system call to tell the running loop.
+            deadline = channel.loop.time() + timeout_seconds
+        else:
+            deadline = asyncio.get_running_loop().time() + timeout_seconds
             channel = await self._open_by(deadline, timeout_seconds)
-        confirm: asyncio.Future[None] = loop.create_future()
+        confirm: asyncio.Future[None] = channel.loop.create_future()
         channel.publish(_Single(message, deadline, timeout_seconds, confirm))
         await confirm
 
@@ -234,7 +236,7 @@ class _OpenChannel:
         self._address = address
         self._channel = channel
         self._wire = wire
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._frames_of = event_frames.of
         # What has no tag yet, because the window is full or the broker takes nothing.
         self._unsent: deque[_Publishing] = deque()
@@ -275,7 +277,7 @@ class _OpenChannel:
             self._take(entry, parts)
         if not self._will_flush:
             self._will_flush = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         if entry.deadline < self._timer_at:
             self._set_timer(entry.deadline)
 
@@ -310,7 +312,7 @@ class _OpenChannel:
         """Send what waited; see `Listener`."""
         if self._unsent and not self._will_flush:
             self._will_flush = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def _taken(self, tag: int, *, multiple: bool) -> list[_Publishing]:
         """Take what a confirm is about out of what is in flight: no search, each tag is looked at once."""
@@ -359,11 +361,11 @@ class _OpenChannel:
     def _set_timer(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(deadline, self._expire), deadline
+        self._timer, self._timer_at = self.loop.call_at(deadline, self._expire), deadline
 
     def _expire(self) -> None:
         self._timer, self._timer_at = None, math.inf
-        now = self._loop.time()
+        now = self.loop.time()
         for entry in self._in_flight.values():
             if entry.deadline <= now and not entry.is_settled:
                 entry.settle(PublishUnknown(f"{self._too_late(entry)}. {_SAME_ID_IS_SAFE}"))
