@@ -63,12 +63,14 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
     """Feeds a stream reader, except for what belongs to the listener.
 
     blocked: the broker takes nothing from publishers (a memory or disk alarm). paused: the socket takes nothing.
+    takes: neither, and there is a socket.
     """
 
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
         self.blocked = False
         self.paused = False
+        self.takes = False
         self.transport: asyncio.Transport | None = None
         self._time = loop.time
         self._channel: int | None = None
@@ -86,19 +88,25 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         """Remember the transport, for writing to it."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101, what create_connection gives
         self.transport = transport
+        self._look_whether_it_takes()
         super().connection_made(transport)
 
     def pause_writing(self) -> None:
         """The socket's buffer is full."""
         super().pause_writing()
         self.paused = True
+        self._look_whether_it_takes()
 
     def resume_writing(self) -> None:
         """The socket's buffer has room."""
         super().resume_writing()
         self.paused = False
+        self._look_whether_it_takes()
         if self._listener is not None:
             self._listener.may_write()
+
+    def _look_whether_it_takes(self) -> None:
+        self.takes = not (self.blocked or self.paused or self.transport is None)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, which may end within a frame."""
@@ -173,8 +181,10 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         """Note what the broker tells the connection; the driver gets it as well."""
         if method == _BLOCKED:
             self.blocked = True
+            self._look_whether_it_takes()
         elif method == _UNBLOCKED:
             self.blocked = False
+            self._look_whether_it_takes()
             if self._listener is not None:
                 self._listener.may_write()
         elif method == _CONNECTION_CLOSE and self._listener is not None:

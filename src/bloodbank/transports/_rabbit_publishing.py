@@ -270,7 +270,7 @@ class _OpenChannel:
             parts = self._frames_of(message)
         else:
             parts = frames(self._channel.number, cast("Outgoing", message), self._channel.max_content_size)
-        if self._unsent or len(self._in_flight) >= IN_FLIGHT_LIMIT or not self._is_writable():
+        if self._unsent or self._is_closing or not self._wire.takes or len(self._in_flight) >= IN_FLIGHT_LIMIT:
             entry.parts = parts
             self._unsent.append(entry)
         else:
@@ -328,10 +328,6 @@ class _OpenChannel:
         self._lowest = max(self._lowest, last + 1)
         return entries
 
-    def _is_writable(self) -> bool:
-        wire = self._wire
-        return not (self._is_closing or wire.blocked or wire.paused or wire.transport is None)
-
     def _take(self, entry: _Publishing, parts: tuple[bytes, ...]) -> None:
         """Give a message its tag: it is written now, or at the end of this turn of the loop, whatever happens."""
         self._tag += 1
@@ -350,7 +346,7 @@ class _OpenChannel:
     def _flush(self) -> None:
         self._will_flush = False
         unsent, in_flight = self._unsent, self._in_flight
-        while unsent and len(in_flight) < IN_FLIGHT_LIMIT and self._is_writable():
+        while unsent and len(in_flight) < IN_FLIGHT_LIMIT and self._wire.takes and not self._is_closing:
             entry = unsent.popleft()
             if not entry.is_settled:
                 self._take(entry, entry.parts)
