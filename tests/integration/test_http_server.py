@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -73,6 +74,36 @@ def test_a_request_that_never_ends_does_not_keep_it_from_ending() -> None:
             assert "Finished server process" in server.log.read_text()
     finally:
         server.close()
+
+
+@pytest.mark.parametrize("begin", [b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: ", b"GET /livez?q=", b"GET"])
+def test_a_head_that_never_ends_is_cut_off(server: ApiServer, begin: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(begin)
+            for _ in range(100):
+                connection.sendall(b"a" * 65_536)
+            answer = connection.recv(4000)
+        assert answer[:12] in (b"", b"HTTP/1.1 400")
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        assert client.get("/livez").status_code == 200
+
+
+def test_many_requests_on_one_connection_are_answered_whatever_they_add_up_to(server: ApiServer) -> None:
+    body = b'{"text": "' + b"x" * 100_000 + b'"}'
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        for _ in range(3):
+            response = client.post("/events/a.b", content=body, headers={"Content-Type": "application/json"})
+            assert response.status_code == 201
+    get = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Some: " + b"a" * 2000 + b"\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(get * 100)
+        answers = b""
+        while answers.count(b'{"ok":true}') < 100:
+            received = connection.recv(65_536)
+            assert received, answers[-1000:]
+            answers += received
 
 
 def test_the_log_holds_no_secrets() -> None:

@@ -18,13 +18,13 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from bloodbank.config import Scope
 from bloodbank.errors import BloodbankError
 from bloodbank.http.bus import bus_in
+from bloodbank.http.head import header, headers
 from bloodbank.http.keys import KeyRing
 from bloodbank.http.problems import problem_response
 from bloodbank.http.refusals import KeyRequired, LoopbackOnly, ScopeMissing
@@ -32,6 +32,7 @@ from bloodbank.http.refusals import KeyRequired, LoopbackOnly, ScopeMissing
 ALWAYS_OPEN = frozenset({"/healthz", "/livez"})
 DESCRIPTION = frozenset({"/docs", "/openapi.json"})
 SIGNED = "/webhooks/"
+PLAIN_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 CHALLENGE = 'Bearer realm="bloodbank"'
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:\d{0,5})?")
@@ -57,7 +58,7 @@ class AccessControl:
 def is_loopback(host: str) -> bool:
     """Say whether a name or an address always means this machine."""
     name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    if name in PLAIN_LOOPBACK or name.endswith(".localhost"):
         return True
     try:
         address = ip_address(name.strip("[]"))
@@ -81,7 +82,7 @@ def _check(scope: AsgiScope) -> None:
 
 
 def _require_key(scope: AsgiScope, keys: KeyRing, needed: Scope) -> None:
-    key = _presented_key(Headers(scope=scope))
+    key = _presented_key(scope)
     if key is None:
         raise KeyRequired(
             "This server asks for an API key. Send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'.",
@@ -100,10 +101,10 @@ def _require_key(scope: AsgiScope, keys: KeyRing, needed: Scope) -> None:
         )
 
 
-def _presented_key(headers: Headers) -> bytes | None:
-    authorization = headers.get("authorization")
+def _presented_key(scope: AsgiScope) -> bytes | None:
+    authorization = header(scope, b"authorization")
     if authorization is None:
-        key = headers.get("x-api-key", "")
+        key = header(scope, b"x-api-key") or ""
     else:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
@@ -118,7 +119,7 @@ def _require_loopback(scope: AsgiScope) -> None:
             "No API keys are set, so only clients on the server's own machine are answered. Set "
             "BLOODBANK_API_KEYS, or BLOODBANK_ALLOW_ANONYMOUS=true on a network that is closed already."
         )
-    hosts = Headers(scope=scope).getlist("host")
+    hosts = headers(scope, b"host")
     if not hosts or not all(map(_names_loopback, hosts)):
         raise LoopbackOnly(
             "No API keys are set, so the server answers to loopback names only, such as localhost and 127.0.0.1. "

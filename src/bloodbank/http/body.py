@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 from fastapi import Request
 from pydantic_core import from_json
-from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from bloodbank.errors import InvalidEvent
+from bloodbank.http.head import header
 from bloodbank.http.refusals import BodyTimeout, BodyTooLarge, InvalidJson, JsonTooDeep, RequestRefused
 from bloodbank.http.refusals import UnsupportedMediaType as Unsupported
 
@@ -20,11 +21,13 @@ BODY_TIMEOUT_SECONDS = 60.0
 
 def require_json(request: Request) -> None:
     """Raise UnsupportedMediaType unless the body is declared as JSON and not compressed."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    scope = request.scope
+    media_type = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
     is_json = media_type == "application/json" or (media_type.startswith("application/") and media_type[-5:] == "+json")
     if not is_json:
         raise Unsupported("Send the body as JSON, with the header 'Content-Type: application/json'.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    encoding = header(scope, b"content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
         raise Unsupported("Compressed bodies are not read. Send the body without Content-Encoding.")
 
 
@@ -33,21 +36,57 @@ async def read_body(request: Request, *, limit_bytes: int) -> bytes:
 
     Raises BodyTooLarge, BodyTimeout, and RequestRefused when the client leaves before the end.
     """
-    declared = request.headers.get("content-length", "")
+    declared = header(request.scope, b"content-length") or ""
     if declared.isdecimal() and int(declared[:20]) > limit_bytes:
         raise _too_large(limit_bytes)
-    body = bytearray()
+    steps = _receive(request.receive, limit_bytes).__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration as at_once:
+        # Most bodies are there with the head. A timeout that never runs out would cost more than reading them.
+        body: bytes = at_once.value
+        return body
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise _too_large(limit_bytes)
+            return await _Begun(steps, waits_for)
     except TimeoutError as error:
         raise BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s. Send it again.") from error
-    except ClientDisconnect as error:
-        raise RequestRefused("The client left before the body was complete; nothing was published.") from error
-    return bytes(body)
+
+
+class _Begun(Generator[Any, None, bytes]):
+    """Awaits a coroutine whose first step has been taken: `waits_for` is what it then gave the event loop."""
+
+    def __init__(self, steps: Generator[Any, None, bytes], waits_for: object) -> None:
+        self._steps = steps
+        self._ahead = iter((waits_for,))
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return self
+
+    def send(self, value: None) -> object:
+        for waits_for in self._ahead:
+            return waits_for
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> object:
+        return self._steps.throw(*error)
+
+
+async def _receive(receive: Receive, limit_bytes: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestRefused("The client left before the body was complete; nothing was published.")
+        chunk: bytes = message.get("body", b"")
+        if len(body) + len(chunk) > limit_bytes:
+            raise _too_large(limit_bytes)
+        is_last = not message.get("more_body", False)
+        if is_last and not body:
+            return chunk
+        body += chunk
+        if is_last:
+            return bytes(body)
 
 
 def parse_json(body: bytes, *, depth_limit: int) -> object:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import cast
 
 from anyio import to_thread
 from fastapi import Request
@@ -20,6 +19,7 @@ from bloodbank.http.keys import KeyRing
 from bloodbank.publisher import Publisher
 
 logger = logging.getLogger(__name__)
+_BUS = "bloodbank.bus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,11 @@ def bus_of(request: Request) -> Bus:
 
 def bus_in(scope: Scope) -> Bus:
     """Return the bus of the application in an ASGI scope. Raises NotOpen outside its lifespan."""
-    bus = getattr(scope["app"].state, "bus", None)
+    bus: Bus | None = scope.get(_BUS)
     if bus is None:
-        raise NotOpen("The server is starting or stopping. Try again.")
-    return cast("Bus", bus)
+        bus = getattr(scope["app"].state, "bus", None)
+        if bus is None:
+            raise NotOpen("The server is starting or stopping. Try again.")
+        # Who may ask, what the body says, what to publish: each looks for it again.
+        scope[_BUS] = bus
+    return bus

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from fastapi import Request
@@ -15,12 +15,17 @@ from bloodbank import ids
 from bloodbank.envelope import EventEnvelope, Source, TriggerType, is_v1, read_envelope, upgrade_v1
 from bloodbank.errors import InvalidEvent
 from bloodbank.events import EventRegistry
+from bloodbank.http.head import header, headers
 from bloodbank.http.refusals import RequestRefused
 
 PARENTS_HEADER = "X-Bloodbank-Parents"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 APP = "http-api"
 UNKNOWN_HOST = "unknown"
+LONGEST_HOST = 255
+"""What a source can hold; a longer one is no address."""
+SOURCES_KEPT = 256
+"""How many clients' sources are kept, so that they need not be made for each of their requests."""
 LONGEST_PARENTS_HEADER = 4096
 MOST_NAMED_PARENTS = 1024
 """Most entries of correlation_ids, repeated ones included, that are looked at; 64 different ones are allowed."""
@@ -28,11 +33,11 @@ MOST_NAMED_PARENTS = 1024
 REQUEST_FIELDS = frozenset({"payload", "event_id", "correlation_ids", "source", "agent_context", "timestamp"})
 """A body with `payload` and nothing beside these is a request object; any other is the bare payload."""
 
+_PARENTS, _IDEMPOTENCY = PARENTS_HEADER.lower().encode(), IDEMPOTENCY_HEADER.lower().encode()
 _VISIBLE = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """What a request says beside its body.
 
     source: of events that name none. parents: added to those in the body. idempotency_key: makes the event's
@@ -46,10 +51,11 @@ class Caller:
 
 def caller_of(request: Request) -> Caller:
     """Read the headers. Raises RequestRefused for one that cannot be understood."""
-    key = request.headers.get(IDEMPOTENCY_HEADER)
+    scope = request.scope
+    key = header(scope, _IDEMPOTENCY)
     if key is not None and not _VISIBLE.fullmatch(key):
         raise RequestRefused(f"{IDEMPOTENCY_HEADER} must be 1 to 255 visible ASCII characters. Nothing was published.")
-    return Caller(source_of(request), _parents(request.headers.getlist(PARENTS_HEADER)), key)
+    return Caller(source_of(request), _parents(headers(scope, _PARENTS)), key)
 
 
 def source_of(request: Request) -> Source:
@@ -57,7 +63,13 @@ def source_of(request: Request) -> Source:
 
     Behind a proxy the address is what `X-Forwarded-For` says, and that may be anything.
     """
-    host = request.client.host if request.client else UNKNOWN_HOST
+    client = request.scope.get("client")
+    host = client[0] if client else UNKNOWN_HOST
+    return _source(host if len(host) <= LONGEST_HOST else UNKNOWN_HOST)
+
+
+@lru_cache(maxsize=SOURCES_KEPT)
+def _source(host: str) -> Source:
     try:
         return Source(host=host, type=TriggerType.HOOK, app=APP)
     except ValidationError:
@@ -89,8 +101,16 @@ def read_event(body: Mapping[str, Any], caller: Caller, registry: EventRegistry)
     _add_parents(fields, caller.parents)
     if caller.idempotency_key is not None:
         _add_id(fields, caller.idempotency_key)
-    envelope = read_envelope(fields)
-    return envelope.model_copy(update={"payload": registry.validate(envelope.event_type, envelope.payload)})
+    if "payload" not in fields:
+        return read_envelope(fields)  # which says that it is missing
+    try:
+        payload = registry.validate(cast("str", fields.get("event_type")), fields["payload"])
+    except InvalidEvent:
+        # What is wrong with the envelope is told first.
+        read_envelope(fields)
+        raise
+    fields["payload"] = payload
+    return read_envelope(fields)
 
 
 def add_parent(fields: dict[str, Any], parent: UUID) -> None:
@@ -126,6 +146,8 @@ def _add_id(fields: dict[str, Any], key: str) -> None:
 
 
 def _parents(lines: list[str]) -> tuple[UUID, ...]:
+    if not lines:
+        return ()
     text = ",".join(lines)
     if len(text) > LONGEST_PARENTS_HEADER:
         raise RequestRefused(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, cast
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
+from starlette.types import Scope
 
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, PublishError
@@ -144,13 +144,25 @@ async def publish_envelope(request: Request, bus: Bus, envelope: EventEnvelope[A
         result = await bus.publisher.publish(envelope)
     except PublishError as error:
         return problem_response(error, request.scope, event_id=envelope.event_id)
-    return accepted(request, result, STATUS_CODES[result.status])
+    return Accepted(request.scope, result, STATUS_CODES[result.status])
 
 
-def accepted(request: Request, result: PublishResult, status_code: int) -> Response:
-    """Return the answer for an accepted event."""
-    location = f"{request.scope.get('root_path', '')}/events/{result.event_id}"
-    return Response(orjson.dumps(published(result)), status_code, {"Location": location}, "application/json")
+class Accepted(Response):
+    """The answer for an accepted event, made of bytes that need no further look."""
+
+    media_type = "application/json"
+
+    def __init__(self, scope: Scope, result: PublishResult, status_code: int) -> None:
+        event_id = str(result.event_id)
+        body = f'{{"event_id":"{event_id}","status":"{result.status}","lineage":"{result.lineage}"}}'.encode()
+        self.status_code = status_code
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"location", f"{scope.get('root_path', '')}/events/{event_id}".encode("latin-1")),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
 
 
 def published(result: PublishResult) -> dict[str, str | UUID]:

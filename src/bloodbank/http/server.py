@@ -15,6 +15,7 @@ from bloodbank.config import Settings
 from bloodbank.errors import ConfigurationError, Unavailable
 from bloodbank.http.access import is_loopback
 from bloodbank.http.app import create_app
+from bloodbank.http.protocol import BoundedHead
 
 LOOPBACK = "127.0.0.1"
 SHUTDOWN_SECONDS = 10
@@ -33,6 +34,7 @@ def serve(settings: Settings) -> None:
     """
     config = uvicorn.Config(
         create_app(settings),
+        http=BoundedHead,
         log_config=_log_config(settings),
         log_level=settings.log_level.lower(),
         lifespan="on",

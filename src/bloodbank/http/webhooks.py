@@ -15,7 +15,7 @@ from bloodbank.errors import BloodbankError, EventConflict, EventNotFound
 from bloodbank.http import description, examples, fireflies, incoming
 from bloodbank.http.body import parse_json, read_body, require_json, require_object
 from bloodbank.http.bus import Bus, bus_of
-from bloodbank.http.publish import STATUS_CODES, accepted
+from bloodbank.http.publish import STATUS_CODES, Accepted
 from bloodbank.http.refusals import InvalidSignature, WebhookSecretMissing
 from bloodbank.http.shapes import FirefliesV1, FirefliesV2, Published
 from bloodbank.publisher import PublishResult, Status
@@ -74,7 +74,7 @@ async def take_fireflies(request: Request) -> Response:
         logger.info("A Fireflies webhook that is not known here is kept as event %s.", notice.event_id)
     result = await _publish(bus, await _envelope(request, bus, notice))
     is_new_and_unknown = notice.event_type == fireflies.RECEIVED and result.status is Status.PUBLISHED
-    return accepted(request, result, 202 if is_new_and_unknown else STATUS_CODES[result.status])
+    return Accepted(request.scope, result, 202 if is_new_and_unknown else STATUS_CODES[result.status])
 
 
 async def _verified_body(request: Request, bus: Bus) -> bytes:
