@@ -358,24 +358,21 @@ class Publisher:
         messages: Mapping[int, Message],
         answers: dict[int, PublishResult | BloodbankError],
     ) -> None:
-        try:
-            outcomes = await transport.publish_many(
-                list(messages.values()), timeout_seconds=self._publish_timeout_seconds
-            )
-        finally:
-            for place in messages:
-                _remember_attempt(events[place])
+        for place in messages:
+            _remember_attempt(events[place])
+        outcomes = await transport.publish_many(list(messages.values()), timeout_seconds=self._publish_timeout_seconds)
         accepted: dict[int, Receipt] = {}
         for place, outcome in zip(messages, outcomes, strict=True):
-            if isinstance(outcome, Receipt):
+            if not isinstance(outcome, Receipt):
+                answers[place] = outcome
+            elif self._tracking:
                 accepted[place] = outcome
             else:
-                answers[place] = outcome
-        lineages = [Lineage.DISABLED] * len(accepted)
-        if self._tracking:
+                answers[place] = PublishResult(outcome.event_id, _status(outcome), _DISABLED)
+        if accepted:
             lineages = await self._record([link_of(events[place], messages[place]) for place in accepted])
-        for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
-            answers[place] = PublishResult(events[place].event_id, _status(receipt), lineage)
+            for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
+                answers[place] = PublishResult(receipt.event_id, _status(receipt), lineage)
 
     async def _answer_known(
         self,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Protocol
+from typing import Protocol, cast
 
 from pamqp.frame import unmarshal
 from pamqp.header import ContentHeader
@@ -86,8 +86,8 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport, for writing to it."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101, what create_connection gives
-        self.transport = transport
+        # What create_connection gives; that of uvloop has the methods and not the base class.
+        self.transport = cast("asyncio.Transport", transport)
         self._look_whether_it_takes()
         super().connection_made(transport)
 
