@@ -32,6 +32,7 @@ from bloodbank.config import Settings, redact_url
 from bloodbank.errors import ConfigurationError, EventNotFound, NotOpen, StoreFormatError
 from bloodbank.stores import base
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, store_error
+from bloodbank.stores._redis_line import Line, pack_argument, pack_command
 from bloodbank.stores._redis_reading import (
     IDS_PER_ROUND_TRIP,
     Command,
@@ -41,7 +42,7 @@ from bloodbank.stores._redis_reading import (
     ScriptReader,
     long_key,
 )
-from bloodbank.stores._redis_values import pack_parents, pack_rest, unpack
+from bloodbank.stores._redis_values import pack_event, unpack
 from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, Row
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,11 @@ class RedisStore:
         self._read_by_levels = read_by_levels
         self._options = self._connection_options(address)
         self._client: Redis | None = None
+        self._line: Line | None = None
+        head = (b"EVALSHA", _RECORD.sha.encode(), b"2", self._keys.format, self._keys.generations, b"%d" % FORMAT)
+        head += (b"%d" % self._ttl_milliseconds, self._keys.prefix)
+        self._record_head = b"".join(map(pack_argument, head))
+        self._record_head_count = len(head)
 
     async def __aenter__(self) -> Self:
         """Connect and look at the format. May be called again, also while it is open.
@@ -114,7 +120,9 @@ class RedisStore:
         """
         opened_here = self._client is None
         if self._client is None:
-            self._client = Redis.from_pool(BlockingConnectionPool(**self._options))
+            pool = BlockingConnectionPool(**self._options)
+            self._client = Redis.from_pool(pool)
+            self._line = Line(pool)
         try:
             [found] = await self._round_trip([("GET", self._keys.format)], timeout_seconds=self._connect_timeout)
             self._refuse_format(found)
@@ -138,7 +146,12 @@ class RedisStore:
         """Record events and their edges, in one round trip. Raises StoreUnavailable, StoreFormatError."""
         if not links:
             return
-        for found in await self._run(_RECORD, [self._record_arguments(part) for part in _parts(links)]):
+        commands = [self._record_command(part) for part in _parts(links)]
+        answers = await self._send_packed(commands)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            load = pack_command((b"SCRIPT", b"LOAD", _RECORD.text.encode()))
+            answers = (await self._send_packed([load, *commands]))[1:]
+        for found in self._without_errors(answers):
             self._refuse_format(found)
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
@@ -215,15 +228,15 @@ class RedisStore:
             return LevelReader(self._round_trip, self._keys, self._refuse_format)
         return ScriptReader(partial(self._run, _READ), self._keys, self._refuse_format)
 
-    def _record_arguments(self, links: Sequence[Link]) -> Command:
+    def _record_command(self, links: Sequence[Link]) -> bytes:
         kinds: dict[tuple[str, str], int] = {}
-        events: list[bytes | int] = []
-        for row in map(Row.of, links):
-            kind = kinds.setdefault((row.event_type, row.source), len(kinds) + 1)
-            events += (row.event_id, kind, pack_parents(row.parents or ()), pack_rest(row))
-        names = [name.encode() for kind in kinds for name in kind]
-        head = (b"%d" % FORMAT, self._ttl_milliseconds, self._keys.prefix, len(kinds))
-        return (2, self._keys.format, self._keys.generations, *head, *names, *events)
+        events: list[bytes] = []
+        for link in links:
+            kind = kinds.setdefault((link.event_type, link.source), len(kinds) + 1)
+            events.append(pack_event(link, kind))
+        names = [pack_argument(name.encode()) for kind in kinds for name in kind]
+        count = self._record_head_count + 1 + len(names)
+        return b"".join((b"*%d\r\n" % count, self._record_head, pack_argument(b"".join(events)), *names))
 
     def _forget_arguments(self, events: Sequence[tuple[bytes, Row]]) -> Command:
         parts = [part for bucket, row in events for part in (bucket, row.event_id, b"".join(row.parents or ()))]
@@ -270,8 +283,17 @@ class RedisStore:
         except DRIVER_ERRORS as error:
             raise store_error(error, self._address) from error
 
+    async def _send_packed(self, commands: Sequence[bytes]) -> list[Any]:
+        if self._line is None:
+            raise NotOpen("The Redis store is not open. Use it within `async with store:`.")
+        try:
+            async with asyncio.timeout(self._query_timeout):
+                return await self._line.round_trip(b"".join(commands), len(commands))
+        except DRIVER_ERRORS as error:
+            raise store_error(error, self._address) from error
+
     async def _close(self) -> None:
-        client, self._client = self._client, None
+        client, self._client, self._line = self._client, None, None
         if client is None:
             return
         try:
