@@ -148,6 +148,8 @@ class RedisStore:
             return
         commands = [self._record_command(part) for part in _parts(links)]
         answers = await self._send_packed(commands)
+        if not any(answers):
+            return  # the usual case: nothing to say
         if any(isinstance(answer, NoScriptError) for answer in answers):
             load = pack_command((b"SCRIPT", b"LOAD", _RECORD.text.encode()))
             answers = (await self._send_packed([load, *commands]))[1:]
