@@ -1,4 +1,4 @@
-"""One connection to Redis that stays out of the pool, for the commands there are most of.
+"""Connections to Redis that stay out of the pool, for the commands there are most of.
 
 Opening it, logging in and opening it again stay the driver's. What is saved is the pipeline, which takes every
 argument into its hands, and the way from the pool and back: together more than the round trip itself.
@@ -7,12 +7,14 @@ argument into its hands, and the way from the pool and back: together more than 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
+
+Argument = bytes | str | int
 
 
 class Line:
@@ -55,9 +57,27 @@ class Line:
             return answers
 
 
-def pack_command(arguments: Iterable[bytes]) -> bytes:
+class Lines:
+    """Several lines, of which each call takes a free one, or waits. most: how many; each opens when first needed."""
+
+    def __init__(self, pool: BlockingConnectionPool, most: int) -> None:
+        # The last one used is taken first, so that few are opened where calls come one by one.
+        self._free = [Line(pool) for _ in range(most)]
+        self._places = asyncio.Semaphore(most)
+
+    async def round_trip(self, commands: bytes, count: int) -> list[Any]:
+        """Send commands on one line; as `Line.round_trip`."""
+        async with self._places:
+            line = self._free.pop()
+            try:
+                return await line.round_trip(commands, count)
+            finally:
+                self._free.append(line)
+
+
+def pack_command(arguments: Sequence[Argument]) -> bytes:
     """Return a command as it goes over the wire. Source: the Redis serialization protocol, RESP."""
-    packed = [pack_argument(argument) for argument in arguments]
+    packed = [pack_argument(one if isinstance(one, bytes) else str(one).encode()) for one in arguments]
     return b"*%d\r\n" % len(packed) + b"".join(packed)
 
 

@@ -32,7 +32,7 @@ from bloodbank.config import Settings, redact_url
 from bloodbank.errors import ConfigurationError, EventNotFound, NotOpen, StoreFormatError
 from bloodbank.stores import base
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, store_error
-from bloodbank.stores._redis_line import Line, pack_argument, pack_command
+from bloodbank.stores._redis_line import Line, Lines, pack_argument, pack_command
 from bloodbank.stores._redis_reading import (
     IDS_PER_ROUND_TRIP,
     Command,
@@ -52,6 +52,8 @@ T = TypeVar("T")
 FORMAT = 2
 MAX_CONNECTIONS = 16
 """Connections of one store; a call beyond them waits for one, within its own time limit."""
+SCRIPT_CONNECTIONS = 8
+"""How many of them run the scripts that read; one more records, the rest are for plain commands."""
 LINKS_PER_SCRIPT = 100
 """Events written by one run of the script, which blocks the server meanwhile: at most some milliseconds."""
 KEYS_PER_SCAN = 50
@@ -108,6 +110,7 @@ class RedisStore:
         self._options = self._connection_options(address)
         self._client: Redis | None = None
         self._line: Line | None = None
+        self._lines: Lines | None = None
         head = (b"EVALSHA", _RECORD.sha.encode(), b"2", self._keys.format, self._keys.generations, b"%d" % FORMAT)
         head += (b"%d" % self._ttl_milliseconds, self._keys.prefix)
         self._record_head = b"".join(map(pack_argument, head))
@@ -122,7 +125,7 @@ class RedisStore:
         if self._client is None:
             pool = BlockingConnectionPool(**self._options)
             self._client = Redis.from_pool(pool)
-            self._line = Line(pool)
+            self._line, self._lines = Line(pool), Lines(pool, SCRIPT_CONNECTIONS)
         try:
             [found] = await self._round_trip([("GET", self._keys.format)], timeout_seconds=self._connect_timeout)
             self._refuse_format(found)
@@ -146,15 +149,10 @@ class RedisStore:
         """Record events and their edges, in one round trip. Raises StoreUnavailable, StoreFormatError."""
         if not links:
             return
-        commands = [self._record_command(part) for part in _parts(links)]
-        answers = await self._send_packed(commands)
-        if not any(answers):
-            return  # the usual case: nothing to say
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            load = pack_command((b"SCRIPT", b"LOAD", _RECORD.text.encode()))
-            answers = (await self._send_packed([load, *commands]))[1:]
-        for found in self._without_errors(answers):
-            self._refuse_format(found)
+        answers = await self._run_packed(self._line, _RECORD, [self._record_command(part) for part in _parts(links)])
+        if any(answers):
+            for found in answers:
+                self._refuse_format(found)
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; one round trip for each IDS_PER_ROUND_TRIP of them."""
@@ -254,11 +252,15 @@ class RedisStore:
             )
 
     async def _run(self, script: _Script, calls: Sequence[Command]) -> list[Any]:
-        commands: list[Command] = [("EVALSHA", script.sha, *arguments) for arguments in calls]
-        answers = await self._send(commands, self._query_timeout)
+        commands = [pack_command(("EVALSHA", script.sha, *arguments)) for arguments in calls]
+        return await self._run_packed(self._lines, script, commands)
+
+    async def _run_packed(self, line: Line | Lines | None, script: _Script, commands: Sequence[bytes]) -> list[Any]:
+        answers = await self._send_packed(line, commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             # A new or restarted server. Running the calls again is safe: what they did does not happen twice.
-            answers = (await self._send([("SCRIPT LOAD", script.text), *commands], self._query_timeout))[1:]
+            load = pack_command(("SCRIPT", "LOAD", script.text))
+            answers = (await self._send_packed(line, [load, *commands]))[1:]
         return self._without_errors(answers)
 
     async def _round_trip(self, commands: Sequence[Command], *, timeout_seconds: float | None = None) -> list[Any]:
@@ -285,17 +287,19 @@ class RedisStore:
         except DRIVER_ERRORS as error:
             raise store_error(error, self._address) from error
 
-    async def _send_packed(self, commands: Sequence[bytes]) -> list[Any]:
-        if self._line is None:
+    async def _send_packed(self, line: Line | Lines | None, commands: Sequence[bytes]) -> list[Any]:
+        if not commands:
+            return []
+        if line is None:
             raise NotOpen("The Redis store is not open. Use it within `async with store:`.")
         try:
             async with asyncio.timeout(self._query_timeout):
-                return await self._line.round_trip(b"".join(commands), len(commands))
+                return await line.round_trip(b"".join(commands), len(commands))
         except DRIVER_ERRORS as error:
             raise store_error(error, self._address) from error
 
     async def _close(self) -> None:
-        client, self._client, self._line = self._client, None, None
+        client, self._client, self._line, self._lines = self._client, None, None, None
         if client is None:
             return
         try:
