@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from types import TracebackType
@@ -45,11 +43,30 @@ class Lineage(StrEnum):
     DISABLED = "disabled"
 
 
-@dataclass(slots=True)
-class _Waiting:
-    link: Link
-    done: asyncio.Future[Lineage]
-    deadline: float
+class _Queue:
+    """Events that wait to be recorded. Lists side by side: an object for each event would have to be made and freed.
+
+    answers, deadlines: of the links in the same place; the deadlines rise, in seconds of the monotonic clock.
+    """
+
+    __slots__ = ("answers", "deadlines", "links")
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+        self.answers: list[asyncio.Future[Lineage]] = []
+        self.deadlines: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.links)
+
+    def take(self, count: int) -> _Queue:
+        """Return the first ones, and keep the rest."""
+        taken = _Queue()
+        for name in self.__slots__:
+            mine: list[Any] = getattr(self, name)
+            setattr(taken, name, mine[:count])
+            del mine[:count]
+        return taken
 
 
 class CorrelationTracker:
@@ -81,10 +98,11 @@ class CorrelationTracker:
         self._batch_limit = batch_limit
         self._queue_limit = queue_limit
         self._retention_seconds = retention_seconds
-        self._waiting: deque[_Waiting] = deque()
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiting = _Queue()
+        self._under_way = 0
+        # Futures and no events: each is made when somebody waits, which is not for every event.
+        self._wake: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._stack = AsyncExitStack()
         self._store_is_open = False
         self._deferring = False
@@ -107,6 +125,7 @@ class CorrelationTracker:
         """
         if self._tasks:
             return
+        self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._open_store()
@@ -122,9 +141,10 @@ class CorrelationTracker:
             return
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._idle.wait()
+                await self._drain()
         except TimeoutError:
-            logger.warning("Closed with %d events not recorded in the index; the log has them.", len(self._waiting))
+            left = self._under_way + len(self._waiting)
+            logger.warning("Closed with %d events not recorded in the index; the log has them.", left)
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -157,21 +177,36 @@ class CorrelationTracker:
 
         Never raises for a store that is away. Raises NotOpen outside `start` and `close`.
         """
-        return (await self.record_many([link]))[0]
+        return await self.enqueue(link)
 
     async def record_many(self, links: Sequence[Link]) -> list[Lineage]:
         """Record several accepted events; one answer for each, in order."""
         self._require_open()
-        if self._breaker.state is not BreakerState.CLOSED or len(self._waiting) + len(links) > self._queue_limit:
+        if len(self._waiting) + len(links) > self._queue_limit:
             self._note_deferred(link.event_id for link in links)
             return [Lineage.DEFERRED] * len(links)
-        loop = asyncio.get_running_loop()
-        deadline = time.monotonic() + self._timeout_seconds
-        waiting = [_Waiting(link, loop.create_future(), deadline) for link in links]
-        self._waiting.extend(waiting)
-        self._idle.clear()
-        self._wake.set()
-        return [await entry.done for entry in waiting]
+        answers = [self.enqueue(link) for link in links]
+        return [await answer for answer in answers]
+
+    def enqueue(self, link: Link) -> asyncio.Future[Lineage]:
+        """Take an accepted event to be recorded with all others of this turn of the event loop; never waits.
+
+        What comes while a batch is on its way goes with the next one. The future has its answer, as `record`
+        gives it, after at most `timeout_seconds`. Raises NotOpen outside `start` and `close`.
+        """
+        self._require_open()
+        waiting = self._waiting
+        answer: asyncio.Future[Lineage] = self._loop.create_future()
+        if self._breaker.state is not BreakerState.CLOSED or len(waiting.links) >= self._queue_limit:
+            self._note_deferred((link.event_id,))
+            answer.set_result(Lineage.DEFERRED)
+            return answer
+        waiting.links.append(link)
+        waiting.answers.append(answer)
+        waiting.deadlines.append(time.monotonic() + self._timeout_seconds)
+        if self._wake is not None:
+            self._wake_up()
+        return answer
 
     async def add_correlation(
         self,
@@ -301,26 +336,41 @@ class CorrelationTracker:
 
     async def _record_forever(self) -> None:
         while True:
-            if self._breaker.state is BreakerState.CLOSED:
-                if not self._waiting:
-                    self._idle.set()
-                    self._wake.clear()
-                    await self._wake.wait()
-                await self._record_batch()
-            else:
+            if self._breaker.state is not BreakerState.CLOSED:
                 self._defer_all()
                 await asyncio.sleep(self._breaker.seconds_until_probe)
                 await self._probe()
+            elif self._waiting:
+                await self._record_batch()
+            else:
+                self._end_drain()
+                self._wake = self._loop.create_future()
+                await self._wake
+
+    def _wake_up(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            # The task goes on when all that is ready now has run, and finds what that enqueues as well.
+            wake.set_result(None)
+
+    async def _drain(self) -> None:
+        """Wait until nothing waits and nothing is on its way."""
+        if self._waiting or self._under_way:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+    def _end_drain(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     async def _record_batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_limit))]
-        if not batch:
-            return
+        batch = self._waiting.take(self._batch_limit)
+        self._under_way = len(batch)
         lineage = Lineage.DEFERRED
-        seconds_left = max(0.0, batch[0].deadline - time.monotonic())
+        seconds_left = max(0.0, batch.deadlines[0] - time.monotonic())
         try:
             async with asyncio.timeout(seconds_left):
-                await self._store.record([entry.link for entry in batch])
+                await self._store.record(batch.links)
             lineage = Lineage.RECORDED
             self._breaker.record_success()
         except StoreUnavailable as error:
@@ -331,9 +381,10 @@ class CorrelationTracker:
                 self._failed(error, decisive=True)
         except Exception as error:
             # The edge of this task: it must outlive what nobody foresaw, or every later publish would wait.
-            logger.exception("Recording %d events failed, the first being %s.", len(batch), batch[0].link.event_id)
+            logger.exception("Recording %d events failed, the first being %s.", len(batch), batch.links[0].event_id)
             self._failed(error)
         finally:
+            self._under_way = 0
             self._resolve(batch, lineage)
 
     async def _probe(self) -> None:
@@ -383,23 +434,22 @@ class CorrelationTracker:
             logger.warning(
                 "The correlation store is away (%s). Events are still published; their lineage is deferred.", reason
             )
-            self._wake.set()
+            self._wake_up()
 
     def _defer_all(self) -> None:
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, _Queue()
         self._resolve(waiting, Lineage.DEFERRED)
-        self._idle.set()
+        self._end_drain()
 
-    def _resolve(self, entries: Sequence[_Waiting], lineage: Lineage) -> None:
+    def _resolve(self, batch: _Queue, lineage: Lineage) -> None:
         if lineage is Lineage.DEFERRED:
-            self._note_deferred(entry.link.event_id for entry in entries)
-        elif self._deferring and entries:
+            self._note_deferred(link.event_id for link in batch.links)
+        elif self._deferring and batch.links:
             self._deferring = False
             logger.warning("Lineage is recorded again. Deferred so far: %d events.", self._deferred_total)
-        for entry in entries:
-            if not entry.done.done():
-                entry.done.set_result(lineage)
+        for answer in batch.answers:
+            if not answer.done():
+                answer.set_result(lineage)
 
     def _note_deferred(self, event_ids: Iterable[UUID]) -> None:
         for event_id in event_ids:

@@ -219,6 +219,56 @@ async def test_a_full_server_is_unavailable_and_keeps_no_half_event(own_server: 
         assert await store.nodes([child, parent]) == {}
 
 
+async def test_a_script_that_the_server_forgot_is_loaded_again(store: RedisStore, client: Redis) -> None:
+    before, after = new_ids(2)
+    await store.record([link(before)])
+    await client.script_flush()
+    await store.record([link(after, [before])] + [link(event_id) for event_id in new_ids(2 * LINKS_PER_SCRIPT)])
+    assert (await store.nodes([after]))[after].parents == (before,)
+
+
+async def test_records_share_one_connection(redis_server: RedisServer, client: Redis, prefix: str) -> None:
+    before = len(await client.client_list())
+    async with RedisStore(settings(redis_server.url, prefix)) as store:
+        await asyncio.gather(*(store.record([link(event_id)]) for event_id in new_ids(50)))
+        assert len(await client.client_list()) <= before + 2, "one that records, one that opened"
+
+
+async def test_a_connection_that_the_server_closed_is_opened_again(
+    store: RedisStore, client: Redis, redis_server: RedisServer
+) -> None:
+    ids = new_ids(4)
+    for event_id in ids:
+        await store.record([link(event_id)])
+        own = str(await client.client_id())
+        for other in await client.client_list():
+            if other["id"] != own:
+                await client.execute_command("CLIENT", "KILL", "ID", other["id"])
+    assert set(await store.nodes(ids)) == set(ids)
+
+
+async def test_a_record_that_ran_out_of_time_leaves_no_answer_for_the_next(
+    redis_server: RedisServer, prefix: str
+) -> None:
+    first, *rest = new_ids(LINKS_PER_SCRIPT + 2)
+    async with RedisStore(settings(redis_server.url, prefix, query_timeout_seconds=0.3)) as store:
+        await store.check()
+        redis_server.freeze()
+        with pytest.raises(StoreUnavailable, match="no answer in time"):
+            await store.record([link(first)])
+        redis_server.thaw()
+        await store.record([link(event_id, [first]) for event_id in rest])
+        assert (await store.nodes([first]))[first].children_total == len(rest)
+
+
+async def test_a_type_and_a_source_may_be_the_same_word(store: RedisStore) -> None:
+    ids = new_ids(2)
+    links = [link(one)._replace(event_type=name, source=name) for one, name in zip(ids, ("a.b", "c.d"), strict=True)]
+    await store.record(links)
+    nodes = await store.nodes(ids)
+    assert [nodes[one].link for one in ids] == links
+
+
 @pytest.mark.parametrize("version", ["1", "9"])
 async def test_another_format_is_refused_at_open(
     redis_server: RedisServer, client: Redis, prefix: str, version: str

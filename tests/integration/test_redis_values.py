@@ -43,7 +43,7 @@ KINDS = {b"\1" + KIND: ("llm.prompt", "app"), b"\1\0\0\0\0": ("", ""), b"\1\0\1\
 
 
 def packed(row: Row, kind: bytes = KIND) -> bytes:
-    return pack_parents(row.parents or ()) + kind + pack_rest(row)
+    return pack_parents(row.parents or ()) + kind + pack_rest(row.accepted_at, row.happened_at, row.digest)
 
 
 def text(several: str) -> bytes:

@@ -134,6 +134,27 @@ class TestTrackerInitialisation:
         await tracker.close()
         assert set(await asyncio.gather(*recording)) == {Lineage.RECORDED}
 
+    async def test_closing_waits_for_nothing_while_the_store_is_away(
+        self, store: FaultyStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tracker = CorrelationTracker(store, timeout_seconds=30, breaker=quick_breaker(60))
+        await tracker.start()
+        store.mode = "down"
+        while tracker.breaker_state is BreakerState.CLOSED:
+            await tracker.record(link(uuid4()))
+        async with asyncio.timeout(5):
+            await tracker.close()
+        assert not [record for record in caplog.records if "Closed with" in record.message]
+
+    async def test_closing_defers_what_a_hanging_store_does_not_take(self, store: FaultyStore) -> None:
+        tracker = CorrelationTracker(store, timeout_seconds=0.2, breaker=quick_breaker(60), batch_limit=2)
+        await tracker.start()
+        store.mode = "hang"
+        answers = [tracker.enqueue(link(uuid4())) for _ in range(5)]
+        await tracker.close()
+        assert [answer.result() for answer in answers] == [Lineage.DEFERRED] * 5
+        assert tracker.deferred_total == 5
+
     async def test_old_events_are_purged_from_a_store_that_does_not_expire_by_itself(self, store: FaultyStore) -> None:
         old, new = uuid4(), uuid4()
         now = datetime.now(UTC)
@@ -218,6 +239,44 @@ class TestAddingCorrelations:
         assert set(answers) == {Lineage.RECORDED}
         assert sum(store.batches) == 300
         assert len(store.batches) < 10
+
+    async def test_what_one_turn_of_the_loop_enqueues_goes_in_one_batch(
+        self, tracker: CorrelationTracker, store: FaultyStore
+    ) -> None:
+        await asyncio.sleep(0)
+        confirmed = asyncio.get_running_loop().create_future()
+
+        async def publish() -> Lineage:
+            await confirmed
+            return await tracker.enqueue(link(uuid4()))
+
+        publishing = [asyncio.create_task(publish()) for _ in range(50)]
+        await asyncio.sleep(0)
+        confirmed.set_result(None)
+        assert set(await asyncio.gather(*publishing)) == {Lineage.RECORDED}
+        assert store.batches == [50]
+
+    async def test_what_is_enqueued_while_a_batch_is_on_its_way_goes_with_the_next(
+        self, tracker: CorrelationTracker, store: FaultyStore
+    ) -> None:
+        first = tracker.enqueue(link(uuid4()))
+        while not store.batches:
+            await asyncio.sleep(0)
+        rest = []
+        while not first.done():
+            rest.append(tracker.enqueue(link(uuid4())))
+            await asyncio.sleep(0)
+        assert set(await asyncio.gather(*rest)) == {Lineage.RECORDED}
+        assert store.batches == [1, len(rest)]
+
+    async def test_enqueueing_answers_at_once_when_nothing_can_be_recorded(self, store: FaultyStore) -> None:
+        tracker = CorrelationTracker(store, queue_limit=1)
+        with pytest.raises(NotOpen, match="start"):
+            tracker.enqueue(link(uuid4()))
+        async with tracker:
+            first, second = tracker.enqueue(link(uuid4())), tracker.enqueue(link(uuid4()))
+            assert second.result() is Lineage.DEFERRED
+            assert await first is Lineage.RECORDED
 
     async def test_batches_are_bounded(self, store: FaultyStore) -> None:
         async with CorrelationTracker(store, batch_limit=10) as tracker:

@@ -11,11 +11,11 @@ digest, up to the end
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID
 
 from bloodbank.errors import StoreFormatError
-from bloodbank.stores.base import Row, split_ids
+from bloodbank.stores.base import Link, Row, microseconds, split_ids
 
 _MANY = 255
 _NEAR = struct.Struct(">qi")
@@ -24,6 +24,8 @@ _FAR = struct.Struct(">Bqq")
 _FAR_MARK = 0x80
 _INLINE = b"\0\0"
 _LENGTH = struct.Struct(">H")
+_EVENT = struct.Struct(">16sHI")
+_PART = struct.Struct(">I")
 _HEAD = struct.Struct(">16sBIII")
 
 _NUMBERS = [bytes((number,)) for number in range(256)]
@@ -32,19 +34,28 @@ Kinds = Mapping[bytes, tuple[str, str]]
 """Type and source by the number of the generation (1 byte) and their own numbers (2 bytes each)."""
 
 
-def pack_parents(parents: tuple[bytes, ...]) -> bytes:
+def pack_event(link: Link, kind: int) -> bytes:
+    """Return an event as the script that records takes it. kind: number of its type and source in the same call."""
+    event_id, parents, _, timestamp, _, accepted_at, digest = link
+    first = pack_parents([parent.bytes for parent in parents])
+    rest = pack_rest(microseconds(accepted_at), microseconds(timestamp), digest)
+    return _EVENT.pack(event_id.bytes, kind, len(first)) + first + _PART.pack(len(rest)) + rest
+
+
+def pack_parents(parents: Sequence[bytes]) -> bytes:
     """Return the first part of a value."""
     count = len(parents)
-    head = bytes((count,)) if count < _MANY else bytes((_MANY,)) + _LENGTH.pack(count)
-    return head + b"".join(parents)
+    if count < _MANY:
+        return _NUMBERS[count] + b"".join(parents)
+    return _NUMBERS[_MANY] + _LENGTH.pack(count) + b"".join(parents)
 
 
-def pack_rest(row: Row) -> bytes:
-    """Return the last part of a value, after type and source."""
-    apart = row.happened_at - row.accepted_at
-    if 0 <= row.accepted_at < 1 << 55 and -(1 << 31) <= apart < 1 << 31:
-        return _NEAR.pack(row.accepted_at, apart)[1:] + row.digest
-    return _FAR.pack(_FAR_MARK, row.accepted_at, row.happened_at) + row.digest
+def pack_rest(accepted_at: int, happened_at: int, digest: bytes) -> bytes:
+    """Return the last part of a value, after type and source. Times in microseconds since 1970."""
+    apart = happened_at - accepted_at
+    if 0 <= accepted_at < 1 << 55 and -(1 << 31) <= apart < 1 << 31:
+        return _NEAR.pack(accepted_at, apart)[1:] + digest
+    return _FAR.pack(_FAR_MARK, accepted_at, happened_at) + digest
 
 
 def unpack(event_id: bytes, children_total: int, value: bytes, generation: bytes, kinds: Kinds) -> Row:

@@ -32,6 +32,7 @@ from bloodbank.config import Settings, redact_url
 from bloodbank.errors import ConfigurationError, EventNotFound, NotOpen, StoreFormatError
 from bloodbank.stores import base
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, store_error
+from bloodbank.stores._redis_line import Line, Lines, pack_argument, pack_command
 from bloodbank.stores._redis_reading import (
     IDS_PER_ROUND_TRIP,
     Command,
@@ -41,7 +42,7 @@ from bloodbank.stores._redis_reading import (
     ScriptReader,
     long_key,
 )
-from bloodbank.stores._redis_values import pack_parents, pack_rest, unpack
+from bloodbank.stores._redis_values import pack_event, unpack
 from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, Row
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ T = TypeVar("T")
 FORMAT = 2
 MAX_CONNECTIONS = 16
 """Connections of one store; a call beyond them waits for one, within its own time limit."""
+SCRIPT_CONNECTIONS = 8
+"""How many of them run the scripts that read; one more records, the rest are for plain commands."""
 LINKS_PER_SCRIPT = 100
 """Events written by one run of the script, which blocks the server meanwhile: at most some milliseconds."""
 KEYS_PER_SCAN = 50
@@ -106,6 +109,12 @@ class RedisStore:
         self._read_by_levels = read_by_levels
         self._options = self._connection_options(address)
         self._client: Redis | None = None
+        self._line: Line | None = None
+        self._lines: Lines | None = None
+        head = (b"EVALSHA", _RECORD.sha.encode(), b"2", self._keys.format, self._keys.generations, b"%d" % FORMAT)
+        head += (b"%d" % self._ttl_milliseconds, self._keys.prefix)
+        self._record_head = b"".join(map(pack_argument, head))
+        self._record_head_count = len(head)
 
     async def __aenter__(self) -> Self:
         """Connect and look at the format. May be called again, also while it is open.
@@ -114,7 +123,9 @@ class RedisStore:
         """
         opened_here = self._client is None
         if self._client is None:
-            self._client = Redis.from_pool(BlockingConnectionPool(**self._options))
+            pool = BlockingConnectionPool(**self._options)
+            self._client = Redis.from_pool(pool)
+            self._line, self._lines = Line(pool), Lines(pool, SCRIPT_CONNECTIONS)
         try:
             [found] = await self._round_trip([("GET", self._keys.format)], timeout_seconds=self._connect_timeout)
             self._refuse_format(found)
@@ -138,8 +149,10 @@ class RedisStore:
         """Record events and their edges, in one round trip. Raises StoreUnavailable, StoreFormatError."""
         if not links:
             return
-        for found in await self._run(_RECORD, [self._record_arguments(part) for part in _parts(links)]):
-            self._refuse_format(found)
+        answers = await self._run_packed(self._line, _RECORD, [self._record_command(part) for part in _parts(links)])
+        if any(answers):
+            for found in answers:
+                self._refuse_format(found)
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; one round trip for each IDS_PER_ROUND_TRIP of them."""
@@ -215,15 +228,15 @@ class RedisStore:
             return LevelReader(self._round_trip, self._keys, self._refuse_format)
         return ScriptReader(partial(self._run, _READ), self._keys, self._refuse_format)
 
-    def _record_arguments(self, links: Sequence[Link]) -> Command:
+    def _record_command(self, links: Sequence[Link]) -> bytes:
         kinds: dict[tuple[str, str], int] = {}
-        events: list[bytes | int] = []
-        for row in map(Row.of, links):
-            kind = kinds.setdefault((row.event_type, row.source), len(kinds) + 1)
-            events += (row.event_id, kind, pack_parents(row.parents or ()), pack_rest(row))
-        names = [name.encode() for kind in kinds for name in kind]
-        head = (b"%d" % FORMAT, self._ttl_milliseconds, self._keys.prefix, len(kinds))
-        return (2, self._keys.format, self._keys.generations, *head, *names, *events)
+        events: list[bytes] = []
+        for link in links:
+            kind = kinds.setdefault((link.event_type, link.source), len(kinds) + 1)
+            events.append(pack_event(link, kind))
+        names = [pack_argument(name.encode()) for kind in kinds for name in kind]
+        count = self._record_head_count + 1 + len(names)
+        return b"".join((b"*%d\r\n" % count, self._record_head, pack_argument(b"".join(events)), *names))
 
     def _forget_arguments(self, events: Sequence[tuple[bytes, Row]]) -> Command:
         parts = [part for bucket, row in events for part in (bucket, row.event_id, b"".join(row.parents or ()))]
@@ -239,11 +252,15 @@ class RedisStore:
             )
 
     async def _run(self, script: _Script, calls: Sequence[Command]) -> list[Any]:
-        commands: list[Command] = [("EVALSHA", script.sha, *arguments) for arguments in calls]
-        answers = await self._send(commands, self._query_timeout)
+        commands = [pack_command(("EVALSHA", script.sha, *arguments)) for arguments in calls]
+        return await self._run_packed(self._lines, script, commands)
+
+    async def _run_packed(self, line: Line | Lines | None, script: _Script, commands: Sequence[bytes]) -> list[Any]:
+        answers = await self._send_packed(line, commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             # A new or restarted server. Running the calls again is safe: what they did does not happen twice.
-            answers = (await self._send([("SCRIPT LOAD", script.text), *commands], self._query_timeout))[1:]
+            load = pack_command(("SCRIPT", "LOAD", script.text))
+            answers = (await self._send_packed(line, [load, *commands]))[1:]
         return self._without_errors(answers)
 
     async def _round_trip(self, commands: Sequence[Command], *, timeout_seconds: float | None = None) -> list[Any]:
@@ -270,8 +287,19 @@ class RedisStore:
         except DRIVER_ERRORS as error:
             raise store_error(error, self._address) from error
 
+    async def _send_packed(self, line: Line | Lines | None, commands: Sequence[bytes]) -> list[Any]:
+        if not commands:
+            return []
+        if line is None:
+            raise NotOpen("The Redis store is not open. Use it within `async with store:`.")
+        try:
+            async with asyncio.timeout(self._query_timeout):
+                return await line.round_trip(b"".join(commands), len(commands))
+        except DRIVER_ERRORS as error:
+            raise store_error(error, self._address) from error
+
     async def _close(self) -> None:
-        client, self._client = self._client, None
+        client, self._client, self._line, self._lines = self._client, None, None, None
         if client is None:
             return
         try:

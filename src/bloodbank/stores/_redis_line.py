@@ -1,0 +1,86 @@
+"""Connections to Redis that stay out of the pool, for the commands there are most of.
+
+Opening it, logging in and opening it again stay the driver's. What is saved is the pipeline, which takes every
+argument into its hands, and the way from the pool and back: together more than the round trip itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+Argument = bytes | str | int
+
+
+class Line:
+    """A connection that is taken from a pool when it is first needed, and used by one call at a time.
+
+    It goes with the pool: closing that closes it.
+    """
+
+    def __init__(self, pool: BlockingConnectionPool) -> None:
+        self._pool = pool
+        self._connection: AbstractConnection | None = None
+        self._turn = asyncio.Lock()
+
+    async def round_trip(self, commands: bytes, count: int) -> list[Any]:
+        """Send commands that are packed already; return an answer for each, which may be a ResponseError.
+
+        count: how many commands there are.
+
+        Raises the driver's errors. Whatever ends it early, cancelling too, closes the connection, so that nobody
+        reads an answer that is not his; the next call opens it again.
+        """
+        async with self._turn:
+            connection = self._connection
+            if connection is None:
+                connection = self._connection = await cast("Any", self._pool).get_connection()  # partly typed
+            elif not connection.is_connected or await connection.can_read():
+                # Closed meanwhile, by us or by the server: what there is to read then is the end.
+                await self._pool.ensure_connection(connection)
+            answers: list[Any] = []
+            try:
+                await connection.send_packed_command((commands,))
+                while len(answers) < count:
+                    try:
+                        answers.append(await connection.read_response())
+                    except ResponseError as error:
+                        answers.append(error)
+            finally:
+                if len(answers) < count:
+                    await connection.disconnect(nowait=True)
+            return answers
+
+
+class Lines:
+    """Several lines, of which each call takes a free one, or waits. most: how many; each opens when first needed."""
+
+    def __init__(self, pool: BlockingConnectionPool, most: int) -> None:
+        # The last one used is taken first, so that few are opened where calls come one by one.
+        self._free = [Line(pool) for _ in range(most)]
+        self._places = asyncio.Semaphore(most)
+
+    async def round_trip(self, commands: bytes, count: int) -> list[Any]:
+        """Send commands on one line; as `Line.round_trip`."""
+        async with self._places:
+            line = self._free.pop()
+            try:
+                return await line.round_trip(commands, count)
+            finally:
+                self._free.append(line)
+
+
+def pack_command(arguments: Sequence[Argument]) -> bytes:
+    """Return a command as it goes over the wire. Source: the Redis serialization protocol, RESP."""
+    packed = [pack_argument(one if isinstance(one, bytes) else str(one).encode()) for one in arguments]
+    return b"*%d\r\n" % len(packed) + b"".join(packed)
+
+
+def pack_argument(argument: bytes) -> bytes:
+    """Return one argument of a command; how many there are goes before the first."""
+    return b"$%d\r\n%b\r\n" % (len(argument), argument)
