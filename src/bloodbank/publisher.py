@@ -29,9 +29,6 @@ SLICE = 64
 """How many events `publish_many` serialises before it sends them; the broker has work while the rest is prepared."""
 
 
-_NOTHING_KNOWN: Mapping[UUID, Node] = {}
-
-
 class Status(StrEnum):
     """What became of an accepted event.
 
@@ -222,10 +219,9 @@ class Publisher:
             )
         transport = self._transport or self.transport
         if self._tracking:
-            message = codec.encode(envelope)
-            if not transport.features.detects_duplicates:
-                return await self._publish_alone(transport, envelope, message)
-            return await self._publish_tracked(transport, envelope, message)
+            publishing = self._publish_tracked(transport, envelope, codec.encode(envelope))
+            del envelope, routing_key  # as below
+            return await publishing
         message = codec.encode(envelope, with_digest=transport.features.detects_duplicates)
         _remember_attempt(envelope)
         # Not kept while this waits: a thousand in flight are then a tenth of the memory, and stay in the cache.
@@ -291,11 +287,13 @@ class Publisher:
     def _needs_digest(self, transport: Transport) -> bool:
         return self._tracking or transport.features.detects_duplicates
 
-    async def _publish_alone(
+    async def _publish_tracked(
         self, transport: Transport, envelope: EventEnvelope[Any], message: Message
     ) -> PublishResult:
-        """Let one `publish` of an id in this process go at a time, so that the second sees the first in the index."""
-        event_id = envelope.event_id
+        if transport.features.detects_duplicates:
+            return await self._publish_and_record(transport, envelope, message)
+        # One `publish` of an id in this process goes at a time, so that the second sees the first in the index.
+        event_id = message.event_id
         while (waiting := self._in_flight.get(event_id)) is not None:
             turn = asyncio.get_running_loop().create_future()
             waiting.append(turn)
@@ -303,22 +301,31 @@ class Publisher:
         self._in_flight[event_id] = []
         try:
             # Asked in here: another task may have been publishing this very object.
-            known = await self._find([event_id]) if _may_be_known(envelope) else _NOTHING_KNOWN
-            return _duplicate(message, known) or await self._publish_tracked(transport, envelope, message)
+            if _may_be_known(envelope):
+                known = _duplicate(message, await self._find([event_id]))
+                if known is not None:
+                    return known
+            publishing = self._publish_and_record(transport, envelope, message)
+            del envelope
+            return await publishing
         finally:
             for turn in self._in_flight.pop(event_id):
                 if not turn.done():
                     turn.set_result(None)
 
-    async def _publish_tracked(
+    async def _publish_and_record(
         self, transport: Transport, envelope: EventEnvelope[Any], message: Message
     ) -> PublishResult:
+        _remember_attempt(envelope)
+        link = link_of(envelope, message)
+        del envelope
+        receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
         try:
-            receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
-        finally:
-            _remember_attempt(envelope)
-        [lineage] = await self._record([link_of(envelope, message)])
-        return PublishResult(receipt.event_id, _status(receipt), lineage)
+            recorded = self.tracker.enqueue(link)
+        except NotOpen:
+            # Closed while it was on its way: it is on the bus, and that is what the answer must say.
+            return PublishResult(receipt.event_id, _status(receipt), Lineage.DEFERRED)
+        return PublishResult(receipt.event_id, _status(receipt), await recorded)
 
     async def _publish_slice(
         self,
@@ -410,14 +417,15 @@ class Publisher:
 
 def link_of(envelope: EventEnvelope[Any], message: Message, accepted_at: datetime | None = None) -> Link:
     """Return what the index keeps of an event. accepted_at: default: now."""
+    source = envelope.source
     return Link(
-        event_id=envelope.event_id,
-        parents=tuple(envelope.correlation_ids),
-        event_type=envelope.event_type,
-        timestamp=envelope.timestamp,
-        source=envelope.source.app or envelope.source.host,
-        accepted_at=accepted_at or utc_now(),
-        digest=message.digest,
+        envelope.event_id,
+        tuple(envelope.correlation_ids),
+        envelope.event_type,
+        envelope.timestamp,
+        source.app or source.host,
+        accepted_at or utc_now(),
+        message.digest,
     )
 
 
