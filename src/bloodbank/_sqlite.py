@@ -12,13 +12,15 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import orjson
 
 from bloodbank._sqlite_writer import JOB, Item, Job, Queue, T, Work, Writer, is_primary
 from bloodbank.errors import BloodbankError, NotOpen, StoreFormatError, Unavailable
@@ -155,6 +157,18 @@ def translation(error: sqlite3.Error | OSError, path: Path, unavailable: type[Un
         f"{path} cannot be opened: {error.strerror or error}. Nothing was written. "
         "Set BLOODBANK_DATA_DIR to a folder that can be written."
     )
+
+
+def packed(rows: Sequence[Sequence[str | int | None]], pieces: Sequence[bytes]) -> dict[str, str | bytes] | None:
+    """Return the values of a statement that reads any number of rows; None when a text has a NUL in it.
+
+    rows: columns that are text or numbers, and where the others are found; becomes `:rows`, for `json_each`.
+    pieces: the others, which lie end to end in `:bytes`, for `substr`.
+
+    SQLite's JSON functions cut off a text at a NUL.
+    """
+    as_json = orjson.dumps(rows).decode()
+    return None if "\\u0000" in as_json else {"rows": as_json, "bytes": b"".join(pieces)}
 
 
 def load_queries(package: str, name: str) -> Mapping[str, str]:

@@ -14,9 +14,10 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,7 @@ GROUP_LIMIT = 1000
 """Most jobs in one commit, so that the first of them does not wait for ever longer groups."""
 LOCK_WAITS_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 """How long the writer waits for a lock before it asks again; from the last one on always as long."""
+USES_JSON = "SELECT json('[]')"
 CLOSE_WAIT_SECONDS = 1.0
 """How long closing goes on asking for a lock that another program holds, before it fails the waiting jobs."""
 
@@ -53,8 +55,8 @@ class Work(Generic[Item, T]):
 
     together: writes items that stood side by side in the queue, in order, and returns what became of each. It is
         called within a transaction; when it raises, again with each item by itself.
-    at_once: does the same with one statement, that needs no transaction around it. None, or an error that is not
-        of the disk: nothing was written and `together` shall do it.
+    at_once: does the same with one statement, that needs no transaction around it. When it returns None or raises
+        anything but sqlite3.OperationalError, nothing was written, and `together` shall do it.
     """
 
     together: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[T]]
@@ -234,61 +236,68 @@ class Writer:
 
     def _commit(self, group: list[_Pending]) -> list[_Outcome]:
         try:
-            runs = list(_runs(group))
-            outcomes = self._at_once(runs[0]) if len(runs) == 1 else None
-            return outcomes or self._in_transaction(group, runs)
+            runs = _runs(group)
+            if len(runs) == 1 and (outcomes := self._commit_at_once(*runs)):
+                return outcomes
+            self._insist("BEGIN IMMEDIATE", lambda: self._is_wanted(group))
+            outcomes = [outcome for run in runs for outcome in self._write(run, may_try=len(runs) > 1)]
+            self._connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001, the edge of the thread: every caller of the group learns of it
             if self._connection.in_transaction:
                 self._connection.rollback()
             return [(pending, None, error) for pending in group]
+        return outcomes
 
-    def _at_once(self, run: list[_Pending]) -> list[_Outcome] | None:
-        """Write a run with one statement that commits itself; None when that does not work out."""
-        at_once = run[0].work.at_once
-        if at_once is None or not (begun := self._claim(run)):
+    def _commit_at_once(self, run: list[_Pending]) -> list[_Outcome] | None:
+        """Write a group without a transaction around it; None, and nothing done, when that does not work out."""
+        if not (begun := self._claim(run)):
             return None
         try:
-            results = at_once(self._connection, [pending.item for pending in begun])
+            outcomes = self._at_once(begun)
         except sqlite3.OperationalError as error:
             if not is_primary(error, sqlite3.SQLITE_BUSY):
                 raise
-            results = None
-        except Exception:
-            logger.debug("Writing %d items at once failed; each is tried by itself.", len(begun), exc_info=True)
-            results = None
-        if results is None:
+            outcomes = None
+        if outcomes is None:
             self._disclaim(begun)
             return None
-        return _matched(run, begun, results)
+        return outcomes + _withdrawn(run, begun)
 
-    def _in_transaction(self, group: list[_Pending], runs: list[list[_Pending]]) -> list[_Outcome]:
-        self._insist("BEGIN IMMEDIATE", lambda: self._is_wanted(group))
-        outcomes: list[_Outcome] = []
-        for run in runs:
-            if begun := self._claim(run):
-                outcomes += self._attempt(begun)
-            if len(begun) < len(run):
-                outcomes += _withdrawn(run)
-        self._connection.execute("COMMIT")
-        return outcomes
+    def _write(self, run: list[_Pending], *, may_try: bool) -> list[_Outcome]:
+        if not (begun := self._claim(run)):
+            return _withdrawn(run, begun)
+        outcomes = (self._at_once(begun) if may_try else None) or self._together(begun)
+        return outcomes + _withdrawn(run, begun)
 
-    def _attempt(self, run: list[_Pending]) -> list[_Outcome]:
+    def _at_once(self, run: list[_Pending]) -> list[_Outcome] | None:
+        if (at_once := run[0].work.at_once) is None:
+            return None
+        try:
+            results = at_once(self._connection, [pending.item for pending in run])
+        except sqlite3.OperationalError:
+            raise
+        except Exception:
+            logger.debug("Writing %d items at once failed; each is tried by itself.", len(run), exc_info=True)
+            return None
+        return None if results is None else _matched(run, results)
+
+    def _together(self, run: list[_Pending]) -> list[_Outcome]:
         """Do the work of a run; when it fails, of each of its items by itself, so that none harms another."""
         execute = self._connection.execute
-        execute("SAVEPOINT job")
+        execute("SAVEPOINT run")
         try:
             results = run[0].work.together(self._connection, [pending.item for pending in run])
         except Exception as error:
             if not self._connection.in_transaction:
                 # SQLite gave up the whole transaction, as it does when the disk is full: nothing of the group is kept.
                 raise
-            execute("ROLLBACK TO job")
-            execute("RELEASE job")
+            execute("ROLLBACK TO run")
+            execute("RELEASE run")
             if len(run) == 1:
                 return [(run[0], None, error)]
-            return [outcome for pending in run for outcome in self._attempt([pending])]
-        execute("RELEASE job")
-        return _matched(run, run, results)
+            return [outcome for pending in run for outcome in self._together([pending])]
+        execute("RELEASE run")
+        return _matched(run, results)
 
     def _claim(self, run: list[_Pending]) -> list[_Pending]:
         with self._lock:
@@ -325,7 +334,7 @@ class Writer:
 def _require_json(connection: sqlite3.Connection) -> None:
     """Raise BloodbankError when SQLite was built without its JSON functions, which many versions before 3.38 were."""
     try:
-        connection.execute("SELECT json('[]')")
+        connection.execute(USES_JSON)
     except sqlite3.OperationalError as error:
         raise BloodbankError(
             f"SQLite {sqlite3.sqlite_version}, which this Python uses, has no JSON functions. Nothing was changed. "
@@ -333,32 +342,30 @@ def _require_json(connection: sqlite3.Connection) -> None:
         ) from error
 
 
-def _runs(group: list[_Pending]) -> Generator[list[_Pending]]:
+def _runs(group: list[_Pending]) -> list[list[_Pending]]:
     """Divide a group into what stands side by side and is the same work."""
-    run: list[_Pending] = []
-    for pending in group:
-        if run and (pending.work is not run[0].work or pending.work is JOB):
-            yield run
-            run = []
-        run.append(pending)
-    yield run
+    runs: list[list[_Pending]] = []
+    for work, side_by_side in groupby(group, attrgetter("work")):
+        if work is JOB:
+            runs += [[pending] for pending in side_by_side]
+        else:
+            runs.append(list(side_by_side))
+    return runs
 
 
-def _matched(run: list[_Pending], begun: list[_Pending], results: Sequence[Any]) -> list[_Outcome]:
-    outcomes: list[_Outcome] = [(pending, result, None) for pending, result in zip(begun, results, strict=True)]
-    return outcomes if len(begun) == len(run) else outcomes + _withdrawn(run)
+def _matched(run: list[_Pending], results: Sequence[Any]) -> list[_Outcome]:
+    return [(pending, result, None) for pending, result in zip(run, results, strict=True)]
 
 
-def _withdrawn(run: list[_Pending]) -> list[_Outcome]:
-    """Nobody waits for their outcome, but each has a place in the queue."""
-    return [(pending, None, None) for pending in run if pending.withdrawn]
+def _withdrawn(run: list[_Pending], begun: list[_Pending]) -> list[_Outcome]:
+    """Return those that will not begin: nobody waits for their outcome, but each has a place in the queue."""
+    return [(pending, None, None) for pending in run if not pending.begun] if len(begun) < len(run) else []
 
 
 def _deliver(outcomes: list[_Outcome]) -> None:
     """Hand results to the loops that wait for them, each loop woken once."""
-    queues: dict[Queue, list[_Outcome]] = {}
-    for outcome in outcomes:
-        queues.setdefault(outcome[0].queue, []).append(outcome)
-    for queue, own in queues.items():
+    queues = {pending.queue for pending, _, _ in outcomes}
+    for queue in queues:
+        own = [outcome for outcome in outcomes if outcome[0].queue is queue] if len(queues) > 1 else outcomes
         if not queue.loop.is_closed():
             queue.loop.call_soon_threadsafe(queue.resolve, own)

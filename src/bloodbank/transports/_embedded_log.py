@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from bloodbank._sqlite import load_queries, load_script, microseconds, moment, now_microseconds
+from bloodbank._sqlite import load_queries, load_script, microseconds, moment, now_microseconds, packed
 from bloodbank._sqlite_writer import Work
 from bloodbank.errors import EventConflict, PublishRejected
 from bloodbank.transports.base import LogEntry, Message, Receipt
@@ -30,9 +30,6 @@ MAX_KEY_BYTES = 255
 
 SCHEMA = load_script("bloodbank.transports", "embedded_schema.sql")
 SQL = load_queries("bloodbank.transports", "embedded.sql")
-NUL = "\\u0000"
-"""Text that SQLite's JSON functions would cut off here, and columns do not; as it stands in JSON."""
-
 Entry = tuple[Message, str]
 """A message and its headers as JSON."""
 Outcome = Receipt | EventConflict
@@ -156,7 +153,6 @@ def _append_new(connection: sqlite3.Connection, entries: Sequence[Entry], now: i
     """Append messages by one statement; None, and nothing done, when an id is there already or it would hold much."""
     if sum([len(message.body) for message, _ in entries]) > AT_ONCE_BYTES:
         return None
-    # Their bytes go end to end into one value; beside it stands, as JSON, where those of each row begin.
     rows: list[tuple[str | int | None, ...]] = []
     pieces: list[bytes] = []
     at = 1
@@ -172,12 +168,11 @@ def _append_new(connection: sqlite3.Connection, entries: Sequence[Entry], now: i
             rows.append((routing_key, app_id, headers, at, digest_at, len(digest), end, body_at, len(body)))
             pieces.append(correlation_id.bytes)
             at = end + 16
-    as_json = orjson.dumps(rows).decode()
-    if NUL in as_json:
+    values = packed(rows, pieces)
+    if values is None:
         return None
     try:
-        values = {"rows": as_json, "bytes": b"".join(pieces), "now": now}
-        last = connection.execute(SQL["append_new"], values).lastrowid or 0
+        last = connection.execute(SQL["append_new"], values | {"now": now}).lastrowid or 0
     except sqlite3.IntegrityError:
         return None
     # One INSERT gives one position after the other: nobody else writes meanwhile, and none was left out.

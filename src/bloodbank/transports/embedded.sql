@@ -6,8 +6,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING
 
 -- name: append_new
--- Any number of rows, none of which may be there already. :rows is a JSON array, for each row an array of its texts and of
--- where its bytes stand in :bytes, counted from 1.
+-- For any number of rows, as `packed` gives them, none of which may be there already: routing key, app, headers, where
+-- the id begins, where the digest begins and its length, where the cause begins, where the body begins and its length.
 INSERT INTO log (event_id, logged_at, routing_key, digest, correlation_id, app_id, headers, body)
 SELECT
     substr(:bytes, json_extract(value, '$[3]'), 16),
