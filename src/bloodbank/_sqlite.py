@@ -140,6 +140,9 @@ def translated(path: Path, unavailable: type[Unavailable]) -> Generator[None]:
     """Turn errors of SQLite and of the file system into the backend's own, with a sentence that says what to do."""
     try:
         yield
+    except BloodbankError:
+        # Unavailable is an OSError; it has its sentence already.
+        raise
     except (sqlite3.Error, OSError) as error:
         raise translation(error, path, unavailable) from error
 

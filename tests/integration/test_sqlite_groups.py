@@ -199,6 +199,13 @@ async def test_the_earliest_deadline_is_kept_among_later_ones(database: Database
     assert await entries(transport) == [(1, patient)]
 
 
+async def test_a_check_of_a_locked_file_says_how_long_it_waited(
+    database: Database, transport: EmbeddedTransport
+) -> None:
+    with locked(database), pytest.raises(TransportUnavailable, match=r"bus\.db did not take a write within 0\.1 s\.$"):
+        await transport.check(timeout_seconds=0.1)
+
+
 async def test_those_that_gave_up_leave_their_places(tmp_path: Path) -> None:
     database = Database(tmp_path / "bus.db", queue_limit=2)
     async with opened(database) as transport:

@@ -16,7 +16,6 @@ from bloodbank._sqlite import Database, now_microseconds, translated, translatio
 from bloodbank._sqlite_writer import WriteTimedOut, is_primary
 from bloodbank.errors import (
     BloodbankError,
-    EventConflict,
     EventNotFound,
     InvalidQuery,
     NotOpen,
@@ -35,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 PURGE_INTERVAL_SECONDS = 3600.0
 RENEWALS_PER_LEASE = 3
+
+_FAILURES = (WriteTimedOut, sqlite3.Error, OSError)
 
 
 class EmbeddedTransport:
@@ -124,7 +125,12 @@ class EmbeddedTransport:
         cancelled the message may be stored.
         """
         self._require_open()
-        [outcome] = await self._append([log.entry_of(message)], timeout_seconds)
+        entry = log.entry_of(message)
+        try:
+            [outcome] = await self._database.submit(log.APPEND, [entry], timeout_seconds=timeout_seconds)
+        except _FAILURES as error:
+            raise self._failure(error, timeout_seconds) from error
+        self._bell.ring()
         if isinstance(outcome, BloodbankError):
             raise outcome
         return outcome
@@ -142,11 +148,15 @@ class EmbeddedTransport:
             except PublishRejected as error:
                 outcomes[index] = error
         if entries:
+            batch = list(entries.values())
             try:
-                appended = await self._append(list(entries.values()), timeout_seconds)
-            except (PublishUnknown, TransportUnavailable) as error:
-                outcomes |= dict.fromkeys(entries, error)
+                appended = await self._database.submit(log.APPEND, batch, timeout_seconds=timeout_seconds)
+            except _FAILURES as error:
+                failure = self._failure(error, timeout_seconds)
+                failure.__cause__ = error
+                outcomes |= dict.fromkeys(entries, failure)
             else:
+                self._bell.ring()
                 outcomes |= zip(entries, appended, strict=True)
         return [outcomes[index] for index in range(len(messages))]
 
@@ -216,14 +226,6 @@ class EmbeddedTransport:
         if message is None:
             raise EventNotFound(f"No event {event_id} is in the log. It may be older than the retention.")
         return message
-
-    async def _append(self, entries: list[log.Entry], timeout_seconds: float) -> Sequence[Receipt | EventConflict]:
-        try:
-            outcomes = await self._database.submit(log.APPEND, entries, timeout_seconds=timeout_seconds)
-        except (WriteTimedOut, sqlite3.Error, OSError) as error:
-            raise self._failure(error, timeout_seconds) from error
-        self._bell.ring()
-        return outcomes
 
     def _failure(self, error: WriteTimedOut | sqlite3.Error | OSError, timeout_seconds: float) -> BloodbankError:
         path = self._database.path
