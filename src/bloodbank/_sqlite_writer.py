@@ -55,8 +55,8 @@ class Work(Generic[Item, T]):
 
     together: writes items that stood side by side in the queue, in order, and returns what became of each. It is
         called within a transaction; when it raises, again with each item by itself.
-    at_once: does the same with one statement, that needs no transaction around it. When it returns None or raises
-        anything but sqlite3.OperationalError, nothing was written, and `together` shall do it.
+    at_once: does the same with one statement, that needs no transaction around it. When it returns None or raises,
+        and that is no error of the disk, nothing was written, and `together` shall do it.
     """
 
     together: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[T]]
@@ -252,13 +252,7 @@ class Writer:
         """Write a group without a transaction around it; None, and nothing done, when that does not work out."""
         if not (begun := self._claim(run)):
             return None
-        try:
-            outcomes = self._at_once(begun)
-        except sqlite3.OperationalError as error:
-            if not is_primary(error, sqlite3.SQLITE_BUSY):
-                raise
-            outcomes = None
-        if outcomes is None:
+        if (outcomes := self._at_once(begun)) is None:
             self._disclaim(begun)
             return None
         return outcomes + _withdrawn(run, begun)
@@ -274,10 +268,11 @@ class Writer:
             return None
         try:
             results = at_once(self._connection, [pending.item for pending in run])
-        except sqlite3.OperationalError:
-            raise
-        except Exception:
-            logger.debug("Writing %d items at once failed; each is tried by itself.", len(run), exc_info=True)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and is_primary(error, sqlite3.SQLITE_IOERR):
+                # It may have been written.
+                raise
+            logger.debug("Writing %d items at once failed; they are tried in a transaction.", len(run), exc_info=True)
             return None
         return None if results is None else _matched(run, results)
 

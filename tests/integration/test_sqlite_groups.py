@@ -199,6 +199,23 @@ async def test_the_earliest_deadline_is_kept_among_later_ones(database: Database
     assert await entries(transport) == [(1, patient)]
 
 
+async def test_a_full_disk_fails_those_published_together_and_no_later_one(
+    database: Database, transport: EmbeddedTransport
+) -> None:
+    def limit_pages(connection: sqlite3.Connection) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    await database.write(limit_pages)
+    outcomes = await side_by_side(database, transport, [message(b"x" * 50_000) for _ in range(5)])
+    assert [type(outcome) for outcome in outcomes] == [TransportUnavailable] * 5
+    assert "full" in str(outcomes[0])
+    await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
+    later = message(b"x" * 50_000)
+    assert (await transport.publish(later, timeout_seconds=DEADLINE_SECONDS)).duplicate is False
+    assert [one for _, one in await entries(transport)] == [later]
+
+
 async def test_a_check_of_a_locked_file_says_how_long_it_waited(
     database: Database, transport: EmbeddedTransport
 ) -> None:
@@ -268,16 +285,25 @@ def _refuse(connection: sqlite3.Connection, names: Sequence[str]) -> None:
     raise LookupError("not at once")
 
 
-@pytest.mark.parametrize("work", [Work(_add), Work(_add, _refuse), Work(_add, lambda *_: None)])
-async def test_an_item_that_fails_harms_no_other_of_its_run(database: Database, work: Work[str, str]) -> None:
+def _mistake(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+    connection.execute("INSERT INTO no_such_table VALUES (1)")
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "with another kind"])
+@pytest.mark.parametrize("work", [Work(_add), Work(_add, _refuse), Work(_add, _mistake), Work(_add, lambda *_: None)])
+async def test_an_item_that_fails_harms_no_other_of_its_run(
+    database: Database, work: Work[str, str], others: int
+) -> None:
     async with database:
         await database.ensure_format("items", 1, TABLE)
         gate = Gate()
         holding = asyncio.create_task(database.write(gate))
         assert await asyncio.to_thread(gate.reached.wait, DEADLINE_SECONDS)
         futures = [database.submit(work, name) for name in ("a", "bad", "b", "a", "c")]
+        writing = [asyncio.create_task(database.write(lambda connection: None)) for _ in range(others)]
+        await asyncio.sleep(0)
         gate.released.set()
-        await holding
+        await asyncio.gather(holding, *writing)
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         assert [outcome if isinstance(outcome, str) else type(outcome) for outcome in outcomes] == [
             "a",
@@ -288,6 +314,23 @@ async def test_an_item_that_fails_harms_no_other_of_its_run(database: Database, 
         ]
         kept = await database.read(lambda connection: connection.execute("SELECT name FROM item").fetchall())
         assert kept == [("a",), ("b",), ("c",)]
+
+
+async def test_after_an_error_of_the_disk_nothing_is_tried_again(database: Database) -> None:
+    tried: list[str] = []
+
+    def fail(connection: sqlite3.Connection, names: Sequence[str]) -> None:
+        tried.extend(names)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    async with database:
+        await database.ensure_format("items", 1, TABLE)
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+            await database.submit(Work(_add, fail), "a")
+        assert tried == ["a"]
+        assert await database.submit(Work(_add), "b") == "b"
 
 
 async def test_those_without_a_place_are_told_when_the_file_closes(tmp_path: Path) -> None:
