@@ -1,8 +1,7 @@
 """One SQLite file for several users in a process: one writer that commits in groups, readers that never wait for it.
 
-The log and the index share a file. SQLite lets one connection write at a time, and a commit costs an fsync
-whether it holds one row or a thousand: so one thread writes, and what waits meanwhile goes into the next commit
-together. The file is in WAL mode (https://www.sqlite.org/wal.html): readers see the last commit and block nobody.
+The log and the index share a file. SQLite lets one connection write at a time, so one thread writes for all. The
+file is in WAL mode (https://www.sqlite.org/wal.html): readers see the last commit and block nobody.
 """
 
 from __future__ import annotations
@@ -13,43 +12,25 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+import orjson
+
+from bloodbank._sqlite_writer import JOB, Item, Job, Queue, T, Work, Writer, is_primary
 from bloodbank.errors import BloodbankError, NotOpen, StoreFormatError, Unavailable
 
-T = TypeVar("T")
-Job = Callable[[sqlite3.Connection], T]
-
-GROUP_LIMIT = 1000
-"""Most jobs in one commit, so that the first of them does not wait for ever longer groups."""
-LOCK_WAIT_SECONDS = 0.1
-"""How long SQLite itself waits for a lock before the writer looks whether it should give up."""
 STEPS_BETWEEN_LOOKS = 20_000
 """How many steps SQLite takes in one statement before a reader looks whether its question was given up."""
-CLOSE_WAIT_SECONDS = 1.0
-"""How long closing goes on asking for a lock that another program holds, before it fails the waiting jobs."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-
-
-class WriteTimedOut(Exception):
-    """A write took longer than its caller wanted to wait.
-
-    begun: whether the job may have run or still run; otherwise it never will.
-    """
-
-    def __init__(self, *, begun: bool) -> None:
-        super().__init__("begun" if begun else "not begun")
-        self.begun = begun
+_DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, sqlite3.DataError)
 
 
 class Database:
@@ -97,16 +78,15 @@ class Database:
         A job that raises is rolled back by itself and harms no other. One whose caller is cancelled runs all
         the same. Raises what the job raised, sqlite3.Error when the transaction failed, WriteTimedOut, NotOpen.
         """
-        file = self._require_open()
-        pending = _Pending(job, asyncio.get_running_loop().create_future())
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await file.places.acquire()
-                pending.future.add_done_callback(lambda _: file.places.release())
-                file.writer.submit(pending)
-                return await pending.future
-        except TimeoutError:
-            raise WriteTimedOut(begun=not file.writer.withdraw(pending)) from None
+        work: Work[Job[T], T] = JOB
+        return await self.submit(work, job, timeout_seconds=timeout_seconds)
+
+    def submit(self, work: Work[Item, T], item: Item, *, timeout_seconds: float | None = None) -> asyncio.Future[T]:
+        """Give an item to work that takes many at a time; return the future of what became of it, as of a job.
+
+        Raises NotOpen.
+        """
+        return self._require_open().queue().submit(work, item, timeout_seconds)
 
     async def read(self, question: Job[T]) -> T:
         """Answer a question from one snapshot of the file, on a read-only connection. Raises sqlite3.Error, NotOpen.
@@ -157,23 +137,41 @@ class Database:
 
 @contextmanager
 def translated(path: Path, unavailable: type[Unavailable]) -> Generator[None]:
-    """Turn errors of SQLite and of the file system into the backend's own, with a sentence that says what to do.
+    """Turn errors of SQLite and of the file system into the backend's own, with a sentence that says what to do."""
+    try:
+        yield
+    except BloodbankError:
+        # Unavailable is an OSError; it has its sentence already.
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise translation(error, path, unavailable) from error
+
+
+def translation(error: sqlite3.Error | OSError, path: Path, unavailable: type[Unavailable]) -> BloodbankError:
+    """Return the backend's own error for one of SQLite or of the file system, as `translated` raises it.
 
     What can only come from a wrong statement is a BloodbankError: trying again would not help.
     """
-    try:
-        yield
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, sqlite3.DataError) as error:
-        raise BloodbankError(
-            f"SQLite refused a statement ({error}): a defect of Bloodbank. Please report it."
-        ) from error
-    except sqlite3.Error as error:
-        raise unavailable(_explain(error, path)) from error
-    except OSError as error:
-        raise unavailable(
-            f"{path} cannot be opened: {error.strerror or error}. Nothing was written. "
-            "Set BLOODBANK_DATA_DIR to a folder that can be written."
-        ) from error
+    if isinstance(error, _DEFECTS):
+        return BloodbankError(f"SQLite refused a statement ({error}): a defect of Bloodbank. Please report it.")
+    if isinstance(error, sqlite3.Error):
+        return unavailable(_explain(error, path))
+    return unavailable(
+        f"{path} cannot be opened: {error.strerror or error}. Nothing was written. "
+        "Set BLOODBANK_DATA_DIR to a folder that can be written."
+    )
+
+
+def packed(rows: Sequence[Sequence[str | int | None]], pieces: Sequence[bytes]) -> dict[str, str | bytes] | None:
+    """Return the values of a statement that reads any number of rows; None when a text has a NUL in it.
+
+    rows: columns that are text or numbers, and where the others are found; becomes `:rows`, for `json_each`.
+    pieces: the others, which lie end to end in `:bytes`, for `substr`.
+
+    SQLite's JSON functions cut off a text at a NUL.
+    """
+    as_json = orjson.dumps(rows).decode()
+    return None if "\\u0000" in as_json else {"rows": as_json, "bytes": b"".join(pieces)}
 
 
 def load_queries(package: str, name: str) -> Mapping[str, str]:
@@ -208,19 +206,15 @@ def now_microseconds() -> int:
     return time.time_ns() // 1000
 
 
-def is_primary(error: sqlite3.Error, *codes: int) -> bool:
-    """Say whether an error has one of SQLite's primary result codes (https://www.sqlite.org/rescode.html)."""
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in codes
-
-
 class _OpenFile:
     """What exists while the file is open: the writer, the threads that read and their connections."""
 
     def __init__(self, path: Path, readers: int, busy_seconds: float, queue_limit: int) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.places = asyncio.Semaphore(queue_limit)
         self.turns = asyncio.Semaphore(readers)
-        self.writer = _Writer(path, busy_seconds)
+        self._writer = Writer(path, busy_seconds)
+        self._queue_limit = queue_limit
+        self._queue: Queue | None = None
         self._connections: list[sqlite3.Connection] = []
         try:
             self._watch = self._connect_reader(path)
@@ -228,12 +222,20 @@ class _OpenFile:
             for _ in range(readers):
                 self._idle.put(self._connect_reader(path))
         except BaseException:
-            self.writer.stop()
+            self._writer.stop()
             self._close_readers()
-            self.writer.close()
+            self._writer.close()
             raise
         # One thread more than readers: looking for changes does not wait for long questions.
         self.threads = ThreadPoolExecutor(readers + 1, thread_name_prefix="bloodbank-sqlite-reader")
+
+    def queue(self) -> Queue:
+        """Return the running loop's queue before the writer."""
+        loop = asyncio.get_running_loop()
+        queue = self._queue
+        if queue is None or queue.loop is not loop:
+            queue = self._queue = Queue(loop, self._writer, self._queue_limit)
+        return queue
 
     def answer(self, question: Job[T], given_up: threading.Event) -> T:
         """Run a question in a transaction of its own, until it is answered or given up."""
@@ -255,11 +257,11 @@ class _OpenFile:
 
     def close(self) -> None:
         """Run what is queued, wait for the readers, close. Blocks."""
-        self.writer.stop()
+        self._writer.stop()
         self.threads.shutdown(wait=True)
         # The writer last: the one who closes the file tidies it up, and a reader must not.
         self._close_readers()
-        self.writer.close()
+        self._writer.close()
 
     def _connect_reader(self, path: Path) -> _ReadConnection:
         connection = sqlite3.connect(
@@ -287,146 +289,6 @@ class _ReadConnection(sqlite3.Connection):
         if self.given_up is not None and self.given_up.is_set():
             raise sqlite3.OperationalError("interrupted: nobody waits for the answer")
         return super().execute(*statement)
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A job in the queue. The writer sets `begun`, the caller who stops waiting `withdrawn`: never both."""
-
-    job: Job[Any]
-    future: asyncio.Future[Any]
-    begun: bool = False
-    withdrawn: bool = False
-
-
-_Outcome = tuple[_Pending, Any, BaseException | None]
-
-
-class _Writer:
-    """The thread that writes."""
-
-    def __init__(self, path: Path, busy_seconds: float) -> None:
-        self._busy_seconds = busy_seconds
-        self._connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=LOCK_WAIT_SECONDS
-        )
-        try:
-            # FULL: a commit is on the disk when it answers, and outlives a power cut.
-            for pragma in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
-                self._insist(pragma, lambda: True)
-        except BaseException:
-            self._connection.close()
-            raise
-        self._jobs: deque[_Pending] = deque()
-        self._changed = threading.Condition()
-        self._closing_since: float | None = None
-        self._thread = threading.Thread(target=self._run, name="bloodbank-sqlite-writer", daemon=True)
-        self._thread.start()
-
-    def submit(self, pending: _Pending) -> None:
-        """Queue a job. Raises NotOpen after closing began."""
-        with self._changed:
-            if self._closing_since is not None:
-                raise NotOpen("The file was closed meanwhile; nothing was written.")
-            self._jobs.append(pending)
-            self._changed.notify()
-
-    def withdraw(self, pending: _Pending) -> bool:
-        """Take a job back; say whether it had not begun, and so never will."""
-        with self._changed:
-            pending.withdrawn = not pending.begun
-            return pending.withdrawn
-
-    def stop(self) -> None:
-        """Run what is queued and end the thread. Blocks, while the file is locked for about CLOSE_WAIT_SECONDS."""
-        with self._changed:
-            self._closing_since = time.monotonic()
-            self._changed.notify()
-        self._thread.join()
-
-    def close(self) -> None:
-        """Close the connection of the stopped thread."""
-        self._connection.close()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._closing_since is not None)
-                group = [self._jobs.popleft() for _ in range(min(len(self._jobs), GROUP_LIMIT))]
-            if not group:
-                return
-            _deliver(self._commit(group))
-
-    def _commit(self, group: list[_Pending]) -> list[_Outcome]:
-        try:
-            self._insist("BEGIN IMMEDIATE", lambda: self._is_wanted(group))
-            outcomes = [self._attempt(pending) for pending in group if self._claim(pending)]
-            self._connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001, the edge of the thread: every caller of the group learns of it
-            if self._connection.in_transaction:
-                self._connection.rollback()
-            return [(pending, None, error) for pending in group]
-        return outcomes
-
-    def _attempt(self, pending: _Pending) -> _Outcome:
-        execute = self._connection.execute
-        execute("SAVEPOINT job")
-        try:
-            result = pending.job(self._connection)
-        except Exception as error:
-            if not self._connection.in_transaction:
-                # SQLite gave up the whole transaction, as it does when the disk is full: nothing of the group is kept.
-                raise
-            execute("ROLLBACK TO job")
-            execute("RELEASE job")
-            return pending, None, error
-        execute("RELEASE job")
-        return pending, result, None
-
-    def _claim(self, pending: _Pending) -> bool:
-        with self._changed:
-            pending.begun = not pending.withdrawn
-            return pending.begun
-
-    def _is_wanted(self, group: list[_Pending]) -> bool:
-        closing_since = self._closing_since
-        if closing_since is not None and time.monotonic() > closing_since + CLOSE_WAIT_SECONDS:
-            return False
-        return not all(pending.withdrawn for pending in group)
-
-    def _insist(self, statement: str, wanted: Callable[[], bool]) -> None:
-        """Execute a statement that needs the lock, for as long as it is wanted and `busy_seconds` are not over."""
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                self._connection.execute(statement)
-            except sqlite3.OperationalError as error:
-                if not is_primary(error, sqlite3.SQLITE_BUSY) or time.monotonic() > deadline or not wanted():
-                    raise
-                # Not every lock is waited for by SQLite itself: the change to WAL is refused at once.
-                time.sleep(0.01)
-            else:
-                return
-
-
-def _deliver(outcomes: list[_Outcome]) -> None:
-    """Hand results to the loops that wait for them, each loop woken once."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        loops.setdefault(outcome[0].future.get_loop(), []).append(outcome)
-    for loop, own in loops.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, own)
-
-
-def _resolve(outcomes: list[_Outcome]) -> None:
-    for pending, result, error in outcomes:
-        if pending.future.done():
-            continue
-        if error is None:
-            pending.future.set_result(result)
-        else:
-            pending.future.set_exception(error)
 
 
 def _explain(error: sqlite3.Error, path: Path) -> str:

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodbank import _sqlite
-from bloodbank._sqlite import Database, WriteTimedOut, load_queries, load_script, microseconds, moment, translated
+from bloodbank import _sqlite, _sqlite_writer
+from bloodbank._sqlite import Database, load_queries, load_script, microseconds, moment, translated
+from bloodbank._sqlite_writer import WriteTimedOut
 from bloodbank.errors import (
     BloodbankError,
     NotOpen,
@@ -271,7 +272,7 @@ async def test_closing_runs_what_is_queued(path: Path) -> None:
 
 
 async def test_closing_does_not_wait_for_a_foreign_lock_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite, "CLOSE_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(_sqlite_writer, "CLOSE_WAIT_SECONDS", 0.1)
     loop = asyncio.get_running_loop()
     async with Database(path, busy_seconds=60) as database:
         await database.ensure_format("items", 1, TABLE)

@@ -340,6 +340,6 @@ async def test_an_error_of_the_disk_leaves_the_outcome_unknown(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(database, "write", fail)
+        patched.setattr(database, "submit", fail)
         with pytest.raises(PublishUnknown, match="same id again is safe"):
             await transport.publish(Message(new_event_id(), "a.b", b"{}"), timeout_seconds=1)

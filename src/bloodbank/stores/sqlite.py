@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from bloodbank._sqlite import Database, load_queries, load_script, translated
+from bloodbank._sqlite import Database, load_queries, load_script, packed, translated
+from bloodbank._sqlite_writer import Work
 from bloodbank.errors import EventNotFound, NotOpen, StoreUnavailable
 from bloodbank.stores import base
 from bloodbank.stores.base import Direction, Expand, Expansion, Graph, Link, Node, Row, microseconds, split_ids
@@ -71,7 +72,7 @@ class SqliteStore:
         if not links:
             return
         with translated(self._database.path, StoreUnavailable):
-            await self._database.write(lambda connection: _record(connection, links))
+            await self._database.submit(_RECORD, links)
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; absent: never seen and never named as a parent."""
@@ -186,24 +187,60 @@ def _row(
     return Row(event_id, children, split_ids(parents), event_type, source, happened_at, accepted_at, digest)
 
 
-def _record(connection: sqlite3.Connection, links: Iterable[Link]) -> None:
-    for link in links:
-        row = Row.of(link)
-        parents = row.parents or ()
-        recorded = connection.execute(
-            _SQL["record_node"],
-            (
-                row.event_id,
-                b"".join(parents),
-                row.event_type,
-                row.source,
-                row.happened_at,
-                row.accepted_at,
-                row.digest,
-            ),
-        )
-        if recorded.rowcount and parents:
-            connection.executemany(_SQL["record_edge"], [(parent, row.event_id) for parent in parents])
+def _record(connection: sqlite3.Connection, batches: Sequence[Sequence[Link]]) -> Sequence[None]:
+    """Record what is new, and its edges with it."""
+    rows = _first_rows(batches)
+    known = connection.execute(_SQL["recorded"], {"ids": b"".join(rows)}).fetchall()
+    for (event_id,) in known:
+        del rows[event_id]
+    _record_nodes(connection, rows.values())
+    edges = [(parent, row.event_id) for row in rows.values() for parent in row.parents or ()]
+    if edges:
+        ends = b"".join([end for edge in edges for end in edge])
+        connection.execute(_SQL["record_edges"], {"ends": ends})
+    return [None] * len(batches)
+
+
+def _record_at_once(connection: sqlite3.Connection, batches: Sequence[Sequence[Link]]) -> Sequence[None] | None:
+    """Record events without causes; None, and nothing done, when one has some."""
+    if any(link.parents for links in batches for link in links):
+        return None
+    _record_nodes(connection, _first_rows(batches).values())
+    return [None] * len(batches)
+
+
+_RECORD = Work(_record, _record_at_once)
+
+
+def _first_rows(batches: Sequence[Sequence[Link]]) -> dict[bytes, Row]:
+    """Return the rows by id, each id once: the first one wins."""
+    rows: dict[bytes, Row] = {}
+    for links in batches:
+        for link in links:
+            rows.setdefault(link.event_id.bytes, Row.of(link))
+    return rows
+
+
+def _record_nodes(connection: sqlite3.Connection, rows: Collection[Row]) -> None:
+    """Record rows; one that is recorded already stays as it is."""
+    entries: list[tuple[str | int, ...]] = []
+    pieces: list[bytes] = []
+    at = 1
+    for event_id, _, parents, event_type, source, happened_at, accepted_at, digest in rows:
+        joined = b"".join(parents or ())
+        parents_at = at + len(event_id)
+        digest_at = parents_at + len(joined)
+        sizes = (at, parents_at, len(joined), digest_at, len(digest))
+        entries.append((event_type, source, happened_at, accepted_at, *sizes))
+        pieces += (event_id, joined, digest)
+        at = digest_at + len(digest)
+    values = packed(entries, pieces)
+    if values is not None:
+        connection.execute(_SQL["record_nodes"], values)
+        return
+    for row in rows:
+        event_id, _, parents, *others = row
+        connection.execute(_SQL["record_node"], (event_id, b"".join(parents or ()), *others))
 
 
 def _purge(connection: sqlite3.Connection, before: int) -> int:

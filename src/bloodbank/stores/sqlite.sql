@@ -1,5 +1,14 @@
 -- The statements of the SQLite store. The tables stand in schema.sql.
 
+-- name: recorded
+-- Those of the ids in :ids, which stand there end to end, that are more than a name.
+WITH RECURSIVE place (start) AS (
+    SELECT 1
+    UNION ALL
+    SELECT start + 16 FROM place WHERE start + 16 < length(:ids)
+)
+SELECT id FROM place CROSS JOIN node ON node.id = substr(:ids, start, 16) WHERE parents IS NOT NULL
+
 -- name: record_node
 -- Changes nothing when the event is known already: the first one wins.
 INSERT INTO node (id, parents, event_type, source, happened_at, accepted_at, digest)
@@ -13,8 +22,40 @@ ON CONFLICT (id) DO UPDATE SET
     digest = excluded.digest
 WHERE node.parents IS NULL
 
--- name: record_edge
-INSERT INTO edge (parent, child) VALUES (?, ?) ON CONFLICT DO NOTHING
+-- name: record_nodes
+-- The same for any number of rows, as `packed` gives them: type, source, the two times, where the id begins, then
+-- where the parents and the digest begin, each with its length.
+INSERT INTO node (id, parents, event_type, source, happened_at, accepted_at, digest)
+SELECT
+    substr(:bytes, json_extract(value, '$[4]'), 16),
+    substr(:bytes, json_extract(value, '$[5]'), json_extract(value, '$[6]')),
+    json_extract(value, '$[0]'),
+    json_extract(value, '$[1]'),
+    json_extract(value, '$[2]'),
+    json_extract(value, '$[3]'),
+    substr(:bytes, json_extract(value, '$[7]'), json_extract(value, '$[8]'))
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (id) DO UPDATE SET
+    parents = excluded.parents,
+    event_type = excluded.event_type,
+    source = excluded.source,
+    happened_at = excluded.happened_at,
+    accepted_at = excluded.accepted_at,
+    digest = excluded.digest
+WHERE node.parents IS NULL
+
+-- name: record_edges
+-- :ends holds the ids of parent and child, edge after edge, end to end.
+WITH RECURSIVE place (start) AS (
+    SELECT 1
+    UNION ALL
+    SELECT start + 32 FROM place WHERE start + 32 < length(:ends)
+)
+INSERT INTO edge (parent, child)
+SELECT substr(:ends, start, 16), substr(:ends, start + 16, 16) FROM place
+WHERE true
+ON CONFLICT DO NOTHING
 
 -- name: node
 SELECT id, children, parents, event_type, source, happened_at, accepted_at, digest FROM node WHERE id = ?

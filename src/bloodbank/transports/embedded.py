@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 from uuid import UUID
 
-from bloodbank._sqlite import Database, WriteTimedOut, is_primary, now_microseconds, translated
+from bloodbank._sqlite import Database, now_microseconds, translated, translation
+from bloodbank._sqlite_writer import WriteTimedOut, is_primary
 from bloodbank.errors import (
     BloodbankError,
     EventNotFound,
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 PURGE_INTERVAL_SECONDS = 3600.0
 RENEWALS_PER_LEASE = 3
+
+_FAILURES = (WriteTimedOut, sqlite3.Error, OSError)
 
 
 class EmbeddedTransport:
@@ -122,7 +125,12 @@ class EmbeddedTransport:
         cancelled the message may be stored.
         """
         self._require_open()
-        (outcome,) = await self._append([log.row_of(message)], timeout_seconds)
+        entry = log.entry_of(message)
+        try:
+            [outcome] = await self._database.submit(log.APPEND, [entry], timeout_seconds=timeout_seconds)
+        except _FAILURES as error:
+            raise self._failure(error, timeout_seconds) from error
+        self._bell.ring()
         if isinstance(outcome, BloodbankError):
             raise outcome
         return outcome
@@ -133,16 +141,23 @@ class EmbeddedTransport:
         """Publish several in one transaction; return one receipt or error for each, in order."""
         self._require_open()
         outcomes: dict[int, Receipt | BloodbankError] = {}
-        rows: dict[int, log.Row] = {}
+        entries: dict[int, log.Entry] = {}
         for index, message in enumerate(messages):
             try:
-                rows[index] = log.row_of(message)
+                entries[index] = log.entry_of(message)
             except PublishRejected as error:
                 outcomes[index] = error
-        try:
-            outcomes |= zip(rows, await self._append(list(rows.values()), timeout_seconds), strict=True)
-        except (PublishUnknown, TransportUnavailable) as error:
-            outcomes |= dict.fromkeys(rows, error)
+        if entries:
+            batch = list(entries.values())
+            try:
+                appended = await self._database.submit(log.APPEND, batch, timeout_seconds=timeout_seconds)
+            except _FAILURES as error:
+                failure = self._failure(error, timeout_seconds)
+                failure.__cause__ = error
+                outcomes |= dict.fromkeys(entries, failure)
+            else:
+                self._bell.ring()
+                outcomes |= zip(entries, appended, strict=True)
         return [outcomes[index] for index in range(len(messages))]
 
     @asynccontextmanager
@@ -212,33 +227,23 @@ class EmbeddedTransport:
             raise EventNotFound(f"No event {event_id} is in the log. It may be older than the retention.")
         return message
 
-    async def _append(self, rows: list[log.Row], timeout_seconds: float) -> Sequence[Receipt | BloodbankError]:
-        if not rows:
-            return []
+    def _failure(self, error: WriteTimedOut | sqlite3.Error | OSError, timeout_seconds: float) -> BloodbankError:
         path = self._database.path
-        with translated(path, TransportUnavailable):
-            try:
-                outcomes = await self._database.write(
-                    lambda connection: log.append(connection, rows), timeout_seconds=timeout_seconds
+        if isinstance(error, WriteTimedOut):
+            if error.begun:
+                return PublishUnknown(
+                    f"{path} was not on the disk within {timeout_seconds} s; the event may be stored. "
+                    "Publishing the same id again is safe."
                 )
-            except WriteTimedOut as error:
-                if error.begun:
-                    raise PublishUnknown(
-                        f"{path} was not on the disk within {timeout_seconds} s; the event may be stored. "
-                        "Publishing the same id again is safe."
-                    ) from error
-                raise TransportUnavailable(
-                    f"{path} did not take a write within {timeout_seconds} s. Nothing was stored; try again."
-                ) from error
-            except sqlite3.OperationalError as error:
-                if is_primary(error, sqlite3.SQLITE_IOERR):
-                    raise PublishUnknown(
-                        f"The disk reported an error for {path} ({error}); the event may be stored. "
-                        "Publishing the same id again is safe."
-                    ) from error
-                raise
-        self._bell.ring()
-        return outcomes
+            return TransportUnavailable(
+                f"{path} did not take a write within {timeout_seconds} s. Nothing was stored; try again."
+            )
+        if isinstance(error, sqlite3.OperationalError) and is_primary(error, sqlite3.SQLITE_IOERR):
+            return PublishUnknown(
+                f"The disk reported an error for {path} ({error}); the event may be stored. "
+                "Publishing the same id again is safe."
+            )
+        return translation(error, path, TransportUnavailable)
 
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         with translated(self._database.path, TransportUnavailable):

@@ -2,8 +2,23 @@
 
 -- name: append
 INSERT INTO log (event_id, logged_at, routing_key, digest, correlation_id, app_id, headers, body)
-VALUES (:event_id, :logged_at, :routing_key, :digest, :correlation_id, :app_id, :headers, :body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING
+
+-- name: append_new
+-- For any number of rows, as `packed` gives them, none of which may be there already: routing key, app, headers, where
+-- the id begins, where the digest begins and its length, where the cause begins, where the body begins and its length.
+INSERT INTO log (event_id, logged_at, routing_key, digest, correlation_id, app_id, headers, body)
+SELECT
+    substr(:bytes, json_extract(value, '$[3]'), 16),
+    :now,
+    json_extract(value, '$[0]'),
+    substr(:bytes, json_extract(value, '$[4]'), json_extract(value, '$[5]')),
+    substr(:bytes, json_extract(value, '$[6]'), 16),
+    json_extract(value, '$[1]'),
+    CAST(json_extract(value, '$[2]') AS BLOB),
+    substr(:bytes, json_extract(value, '$[7]'), json_extract(value, '$[8]'))
+FROM json_each(:rows)
 
 -- name: published_before
 SELECT position, routing_key, digest, body FROM log WHERE event_id = ?
