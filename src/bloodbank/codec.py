@@ -58,8 +58,7 @@ def encode(envelope: EventEnvelope[Any], *, with_digest: bool = True) -> Message
             [("correlation_ids", "changed after the envelope was made")],
         )
     try:
-        body, needs_look = _write(envelope)
-        body_digest = digest(body) if with_digest or needs_look else b""
+        body, body_digest = _written(envelope, with_digest)
     except (PydanticSerializationError, TypeError, ValueError) as error:
         raise InvalidEvent(
             f"The {envelope.event_type} event cannot be written as JSON: {error}. Nothing was published.",
@@ -69,43 +68,45 @@ def encode(envelope: EventEnvelope[Any], *, with_digest: bool = True) -> Message
     return Message(event_id, envelope.event_type, body, body_digest, parent, app, _HEADERS)
 
 
-def _write(envelope: EventEnvelope[Any]) -> tuple[bytes, bool]:
-    """Return the envelope as JSON, and whether `digest` has to look for what it refuses.
+def _written(envelope: EventEnvelope[Any], with_digest: bool) -> tuple[bytes, bytes]:
+    """Return the envelope as JSON, and its digest or nothing. Raises what `digest` refuses in either case.
 
     Pydantic writes the payload, which is what differs. What stands around it is put together here in a quarter of the
     time. An envelope of another class, or of another version, is left to pydantic as a whole.
     """
+    source, context = envelope.source, envelope.agent_context
     if type(envelope) is not AnyEnvelope or envelope.version != SCHEMA_VERSION:
         # What model_dump_json calls; it would make a text of the bytes.
         body = type(envelope).__pydantic_serializer__.to_json(envelope)
-        return body, not is_plain(body)
+        return body, digest(body) if with_digest or not is_plain(body) else b""
+    event_type, parents = envelope.event_type, envelope.correlation_ids
     payload = _PAYLOAD.to_json(envelope.payload)
-    needs_look = not is_plain(payload)
-    source, context, parents = envelope.source, envelope.agent_context, envelope.correlation_ids
-    context_json = b"null"
     if source.meta is None:
-        named = _named(envelope.event_type, source.host, source.type, source.app)
+        before_time, before_parents = _named(event_type, source.host, source.type, source.app)
     else:
-        source_json = Source.__pydantic_serializer__.to_json(source)
-        named = _between(envelope.event_type, source_json)
-        needs_look = needs_look or not is_plain(source_json)
-    if context is not None:
-        context_json = AgentContext.__pydantic_serializer__.to_json(context)
-        needs_look = needs_look or not is_plain(context_json)
+        before_time, before_parents = _between(event_type, Source.__pydantic_serializer__.to_json(source))
     parts = (
         b'{"event_id":',
         orjson.dumps(envelope.event_id),
-        named[0],
+        before_time,
         orjson.dumps(envelope.timestamp, None, orjson.OPT_UTC_Z),
-        named[1],
+        before_parents,
         orjson.dumps(parents) if parents else b"[]",
         b',"agent_context":',
-        context_json,
+        b"null" if context is None else AgentContext.__pydantic_serializer__.to_json(context),
         b',"payload":',
         payload,
         b"}",
     )
-    return b"".join(parts), needs_look
+    body = b"".join(parts)
+    if context is not None or source.meta is not None:
+        return body, digest(body) if with_digest or not is_plain(body) else b""
+    if with_digest:
+        # Within brackets, so that it nests as deep as in the envelope.
+        return body, _digest_of([event_type, parents, None, *_parsed(b"[%b]" % payload)])
+    if not is_plain(payload):
+        digest(body)
+    return body, b""
 
 
 @lru_cache(maxsize=1024)
@@ -161,20 +162,31 @@ def digest(body: bytes) -> bytes:
 
     Raises ValueError when the body holds what is not JSON, or an integer beyond 64 bits.
     """
-    # orjson would read a large integer as the nearest float, and two bodies that differ as one.
-    try:
-        fields = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise ValueError(f"NaN, an infinity or too deep nesting ({error})") from error
+    fields = _parsed(body)
     meaning = [
         fields["event_type"],
         fields["correlation_ids"],
         fields["agent_context"],
         fields["payload"],
     ]
+    _canonical(fields["source"])  # no part of the digest, and held to the same limits
+    return _digest_of(meaning)
+
+
+def _parsed(json: bytes) -> Any:
+    # orjson would read a large integer as the nearest float, and two bodies that differ as one.
     try:
-        canonical = orjson.dumps(meaning, option=orjson.OPT_SORT_KEYS)
-        orjson.dumps(fields["source"])  # no part of the digest, and held to the same limits
+        return from_json(json, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(f"NaN, an infinity or too deep nesting ({error})") from error
+
+
+def _digest_of(meaning: list[Any]) -> bytes:
+    return blake2b(_canonical(meaning), digest_size=16).digest()
+
+
+def _canonical(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, None, orjson.OPT_SORT_KEYS)
     except TypeError as error:
         raise ValueError(str(error)) from error
-    return blake2b(canonical, digest_size=16).digest()

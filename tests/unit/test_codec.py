@@ -67,7 +67,10 @@ def test_the_bytes_are_those_that_pydantic_writes(
     source = Source(host="höst", type=TriggerType.AGENT, app=app, meta=meta)
     assume(not isinstance(payload, Aliased) or -(2**63) <= payload.amount < 2**64)
     envelope = create_envelope("a.b", payload, source, parents, context, timestamp=at)
-    assert encode(envelope).body == envelope.model_dump_json().encode()
+    message = encode(envelope)
+    assert message.body == envelope.model_dump_json().encode()
+    assert message.digest == digest(message.body)
+    assert encode(envelope, with_digest=False) == message
 
 
 def test_an_envelope_of_a_class_of_its_own_is_written_whole() -> None:
