@@ -48,8 +48,10 @@ class Index:
     def answer(self, request: Expand) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
         self.asked.append(request)
         answer: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
-        everything = [number.to_bytes(16) for number in {*self.links, *self.children}]
-        for event_id in everything if self.reads_ahead else request.event_ids:
+        asked = request.event_ids
+        if self.reads_ahead:
+            asked = [number.to_bytes(16) for number in {*self.links, *self.children}]
+        for event_id in asked:
             number = int.from_bytes(event_id)
             link, children = self.links.get(number), sorted(self.children.get(number, ()))
             if link is None and not children:
