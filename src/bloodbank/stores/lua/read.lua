@@ -91,15 +91,14 @@ local function visit(id)
       end
     end
     local some = call('HGET', row.children[bucket], id)
-    if some then
-      local count = #some / 16
-      if some == MANY then
-        count, some = many_children(row, id)
-      elseif skip > 0 then
-        some = ''
-      end
+    if some == MANY then
+      local count
+      count, some = many_children(row, id)
       total = total + count
-      if down then
+      children = children .. some
+    elseif some then
+      total = total + #some / 16
+      if down and skip == 0 then
         children = children .. some
       end
     end
@@ -135,9 +134,10 @@ local function visit(id)
   end
   local count = group.count + 1
   group.count = count
+  local events = group.events
   group.ids[count] = id
-  group.events[2 * count - 1] = head
-  group.events[2 * count] = value
+  events[2 * count - 1] = head
+  events[2 * count] = value
   if not down then
     return parents
   end
@@ -176,9 +176,16 @@ local looked_at, next_level = look_at(level, MOST_WORK_ASKED)
 local asked, rest = looked_at / 16, ''
 while hops > 0 and #next_level > 0 and rest == '' do
   hops = hops - 1
-  level = next_level
-  looked_at, next_level = look_at(level, MOST_WORK)
-  rest = sub(level, looked_at + 1)
+  if #next_level == 16 and left > 0 and work <= MOST_WORK and not seen[next_level] then
+    -- A level of one event, as in a chain: all else would cost as much as reading it.
+    seen[next_level] = true
+    left = left - 1
+    next_level = visit(next_level)
+  else
+    level = next_level
+    looked_at, next_level = look_at(level, MOST_WORK)
+    rest = sub(level, looked_at + 1)
+  end
 end
 
 -- What was not looked at of the level comes before what follows from it.
