@@ -18,8 +18,8 @@
 -- order. Events that are not known at all are left out.
 
 local MANY = '+'
-local MOST_WORK = 3000 -- reads while going on; one takes 1 to 4 microseconds with what belongs to it
-local MOST_WORK_ASKED = 3500 -- reads for what was asked; what is left then is asked again
+local MOST_WORK = 4000 -- reads while going on; one takes 1 to 4 microseconds with what belongs to it
+local MOST_WORK_ASKED = 4000 -- reads for what was asked; what is left then is asked again
 local MOST_OPEN = 2000 -- ids returned that come next
 
 local call, sub, byte, concat = redis.call, string.sub, string.byte, table.concat
