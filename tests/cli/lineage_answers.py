@@ -11,7 +11,8 @@ import orjson
 
 from bloodbank.http.answers import lineage_body
 from bloodbank.ids import event_id
-from bloodbank.stores.base import Direction, Link, Row, Trail, Truncation, assemble
+from bloodbank.stores.assembly import assemble
+from bloodbank.stores.base import Direction, Link, Row, Trail, Truncation
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 

@@ -11,7 +11,8 @@ import networkx as nx
 from hypothesis import strategies as st
 
 from bloodbank.ids import new_event_id
-from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, Row, assemble, parents_of, walk
+from bloodbank.stores.assembly import assemble
+from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, Row, parents_of, walk
 
 EVERYTHING = 50_000
 NOW = datetime.now(UTC)

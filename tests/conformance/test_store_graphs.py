@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bloodbank.stores.base import CorrelationStore, Direction, Graph
+from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link
 from tests.conformance.graphs import EVERYTHING, Causes, Oracle, causes, link, new_ids
 
 # The store is shared by the examples of a test; each example has ids of its own.
@@ -130,6 +130,27 @@ async def test_a_wide_and_deep_graph_is_the_same_as_over_a_dict(store: Correlati
     for limit in (EVERYTHING, 700, 100):
         found = await store.walk(focus, direction, max_depth=EVERYTHING, limit=limit)
         assert found == Oracle(links).walk(focus, direction, max_depth=EVERYTHING, limit=limit)
+
+
+@pytest.mark.parametrize("direction", [Direction.ANCESTORS, Direction.DESCENDANTS])
+async def test_a_chain_with_knots_is_cut_where_it_is_over_a_dict(store: CorrelationStore, direction: Direction) -> None:
+    # Straight for a while, then a diamond, a name that nobody recorded, a short cut; and again.
+    links: list[Link] = []
+    last = new_ids(1)
+    for _ in range(6):
+        straight, (left, right, unseen, end) = new_ids(30), new_ids(4)
+        links += [link(child, parent) for parent, child in itertools.pairwise([*last, *straight])]
+        links += [link(left, straight[-1]), link(right, straight[-1], unseen), link(end, right, left, straight[3])]
+        last = [end]
+    await store.record(links)
+    oracle = Oracle(links)
+    focus = links[-1].event_id if direction is Direction.ANCESTORS else links[0].parents[0]
+    assert len((await store.walk(focus, direction, max_depth=EVERYTHING, limit=EVERYTHING)).steps) > 6 * 33
+    for max_depth, limit in [(EVERYTHING, n) for n in (1, 2, 3, 33, 34, 35, 36, 64, 65, 66, 150)] + [
+        (n, EVERYTHING) for n in (1, 2, 30, 31, 32, 33, 63, 64, 65, 150)
+    ]:
+        found = await store.walk(focus, direction, max_depth=max_depth, limit=limit)
+        assert found == oracle.walk(focus, direction, max_depth=max_depth, limit=limit)
 
 
 async def _recorded(store: CorrelationStore, drawn: Causes) -> Oracle:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from bloodbank.config import Settings
 from bloodbank.errors import NotOpen, StoreFormatError, StoreUnavailable
 from bloodbank.ids import new_event_id
-from bloodbank.stores._redis_reading import IDS_PER_ROUND_TRIP
+from bloodbank.stores._redis_reading import EVENTS_PER_ROUND_TRIP
 from bloodbank.stores.base import Direction, Link
 from bloodbank.stores.redis import LINKS_PER_SCRIPT, MAX_CONNECTIONS, RedisStore
 from tests.servers.redis import RedisServer
@@ -417,7 +417,7 @@ async def test_a_wide_question_is_answered_in_parts(store: RedisStore, client: R
     await client.config_resetstat()
     graph = await store.walk(root, Direction.DESCENDANTS, max_depth=9, limit=50_000)
     assert graph.ids == (root, *children)
-    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] >= 20_000 / IDS_PER_ROUND_TRIP
+    assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] >= 20_000 / EVENTS_PER_ROUND_TRIP
 
 
 async def test_many_events_with_many_children_each_are_read_in_parts(store: RedisStore, client: Redis) -> None:
@@ -452,7 +452,7 @@ async def test_prefixes_do_not_see_each_other(redis_server: RedisServer, store: 
 
 
 async def test_a_wide_graph_takes_several_round_trips_and_is_whole(store: RedisStore) -> None:
-    root, *children = new_ids(2 * IDS_PER_ROUND_TRIP + 1)
+    root, *children = new_ids(2 * EVENTS_PER_ROUND_TRIP + 1)
     await store.record([link(root), *(link(child, [root]) for child in children)])
     graph = await store.walk(root, Direction.DESCENDANTS, max_depth=9, limit=10_000)
     assert graph.ids == (root, *children)
@@ -470,7 +470,7 @@ async def test_a_cut_list_of_children_still_tells_how_many_there_are(store: Redi
 
 async def test_purge_forgets_exactly_the_older_ones_and_their_edges(store: RedisStore) -> None:
     parent = new_event_id()
-    old, new = new_ids(IDS_PER_ROUND_TRIP + LINKS_PER_SCRIPT), new_ids(300)
+    old, new = new_ids(EVENTS_PER_ROUND_TRIP + LINKS_PER_SCRIPT), new_ids(300)
     await store.record([link(event_id, [parent], at=NOW - timedelta(days=2)) for event_id in old])
     await store.record([link(event_id, [parent], at=NOW - timedelta(days=1)) for event_id in new])
     assert await store.purge(before=NOW - timedelta(days=1)) == len(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,7 @@ from redis import exceptions
 from bloodbank.config import Settings
 from bloodbank.errors import ConfigurationError, StoreFormatError, StoreUnavailable
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, MEANINGS, store_error
-from bloodbank.stores._redis_values import pack_parents, pack_rest, unpack
+from bloodbank.stores._redis_values import Group, Kind, children_of, pack_parents, pack_rest, rows_of, unpack
 from bloodbank.stores.base import Link, Row
 from bloodbank.stores.redis import RedisStore
 
@@ -87,6 +88,37 @@ def test_a_value_that_is_cut_short_is_refused(length: int) -> None:
 def test_no_value_raises_anything_else(value: bytes) -> None:
     with suppress(StoreFormatError):
         assert unpack(LINK.event_id.bytes, 0, value, b"\1", KINDS).event_id == LINK.event_id.bytes
+
+
+@given(st.lists(LINKS, min_size=1, max_size=9), st.integers(0, 3), st.integers(0, 9), st.booleans())
+def test_a_group_is_read_as_each_of_its_values(links: list[Link], parents: int, children: int, near: bool) -> None:
+    rows = [
+        Row.of(one, children)._replace(
+            parents=tuple(bytes((n,)) * 16 for n in range(parents)), event_type="llm.prompt", source="app"
+        )
+        for one in links
+    ]
+    if near:
+        rows = [row._replace(accepted_at=10**15, happened_at=10**15 - 7) for row in rows]
+    kinds = [Kind("", "", in_value=True), Kind("llm.prompt", "app", in_value=False)]
+    for length in {len(packed(row)) for row in rows}:
+        same = [row for row in rows if len(packed(row)) == length]
+        events = b"".join(struct.pack(">HII", 2, children, 2) + packed(row) for row in same)
+        group = Group(length, parents, b"".join(row.event_id for row in same), events, bytes(range(32)) * len(same))
+        assert rows_of(group, kinds[1:] * 2) == rows_of(group, kinds) == same
+        assert list(children_of(group)) == [(bytes(range(16)), bytes(range(16, 32)))] * len(same)
+
+
+def test_a_group_of_events_that_were_only_named_has_no_values() -> None:
+    group = Group(0, 0, bytes(range(32)), struct.pack(">HIIHII", 0, 7, 0, 0, 1, 0), b"")
+    assert list(rows_of(group, [])) == [Row.unseen(bytes(range(16)), 7), Row.unseen(bytes(range(16, 32)), 1)]
+
+
+@pytest.mark.parametrize("length", range(1, len(packed(Row.of(LINK)))))
+def test_a_group_that_is_cut_short_is_refused(length: int) -> None:
+    events = struct.pack(">HII", 1, 0, 0) + packed(Row.of(LINK))[:length]
+    with pytest.raises(StoreFormatError, match="BLOODBANK_REDIS_PREFIX"):
+        rows_of(Group(length, 1, LINK.event_id.bytes, events, b""), [Kind("llm.prompt", "app", in_value=False)])
 
 
 def driver_classes() -> list[type[Exception]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import networkx as nx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bloodbank.stores import base
-from bloodbank.stores.base import Direction, Expand, Graph, Link, Row, assemble, microseconds, moment, walk
+from bloodbank.stores.assembly import assemble, moments, uuids_of
+from bloodbank.stores.base import Direction, Expand, Graph, Link, Row, microseconds, walk
 from bloodbank.stores.order import components, topological_order
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,11 +43,15 @@ class Index:
             for parent in dict.fromkeys(ids):
                 self.children.setdefault(parent, []).append(child)
         self.asked: list[Expand] = []
+        self.reads_ahead = False
 
     def answer(self, request: Expand) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
         self.asked.append(request)
         answer: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
-        for event_id in request.event_ids:
+        asked = request.event_ids
+        if self.reads_ahead:
+            asked = [number.to_bytes(16) for number in {*self.links, *self.children}]
+        for event_id in asked:
             number = int.from_bytes(event_id)
             link, children = self.links.get(number), sorted(self.children.get(number, ()))
             if link is None and not children:
@@ -280,6 +288,31 @@ def test_a_walk_asks_once_for_each_level_and_direction() -> None:
     ]
 
 
+@given(parents_of(circles=True), DIRECTIONS, st.integers(0, 12), st.integers(1, 13), st.data())
+def test_what_was_read_ahead_changes_no_answer(
+    parents: dict[int, list[int]], direction: Direction, max_depth: int, limit: int, data: st.DataObject
+) -> None:
+    focus = data.draw(st.sampled_from(sorted(reference(parents))))
+    by_levels, ahead = Index(parents), Index(parents)
+    ahead.reads_ahead = True
+    expected = by_levels.graph(focus, direction, max_depth=max_depth, limit=limit)
+    assert ahead.graph(focus, direction, max_depth=max_depth, limit=limit) == expected
+    assert len(ahead.asked) <= (2 if direction is Direction.BOTH else 1)
+
+
+@pytest.mark.parametrize(("max_depth", "limit"), [(EVERYTHING, 40), (39, EVERYTHING), (39, 40), (EVERYTHING, 41)])
+def test_a_chain_that_was_read_ahead_is_cut_where_it_should_be(max_depth: int, limit: int) -> None:
+    index = Index({child: [child - 1] for child in range(2, 101)} | {1: []})
+    index.reads_ahead = True
+    graph = index.graph(100, Direction.ANCESTORS, max_depth=max_depth, limit=limit)
+    first = 101 - min(limit, max_depth + 1)
+    assert ints(graph.ids) == list(range(first, 101))
+    assert depths(graph)[first] == first - 100
+    assert ints(graph.truncated.frontier) == [first]
+    # The depth is what stopped it where both would have.
+    assert (graph.truncated.depth, graph.truncated.limit) == (max_depth < limit, max_depth >= limit)
+
+
 def test_a_walk_says_how_much_further_it_can_go() -> None:
     index = Index({child: [child - 1] for child in range(2, 6)} | {1: []})
     index.graph(5, Direction.ANCESTORS, max_depth=3, limit=3)
@@ -316,4 +349,20 @@ def test_circles_stand_together_in_the_order_of_the_condensed_graph(
 
 @given(st.integers(-62_000_000_000_000_000, 250_000_000_000_000_000))
 def test_a_time_comes_back_to_the_microsecond(value: int) -> None:
-    assert microseconds(moment(value)) == value
+    assert [microseconds(one) for one in moments([value])] == [value]
+
+
+def test_times_far_apart_come_back_together() -> None:
+    values = [-62_000_000_000_000_000, 0, 1_790_000_000_123_457, 250_000_000_000_000_000]
+    assert [microseconds(one) for one in moments(values)] == values
+    assert moments([]) == []
+
+
+@given(st.lists(st.uuids()))
+def test_ids_become_what_the_constructor_makes_of_them(several: list[UUID]) -> None:
+    made = uuids_of([one.bytes for one in several])
+    assert made == several
+    assert {*made} == {*several}
+    for found, expected in zip(made, several, strict=True):
+        assert (str(found), found.is_safe, found.version) == (str(expected), expected.is_safe, expected.version)
+        assert pickle.loads(pickle.dumps(found)) == copy.copy(found) == expected

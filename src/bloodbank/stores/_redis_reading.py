@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from bloodbank.stores import base
-from bloodbank.stores._redis_values import Kinds, kind_of, split_answer, unpack
+from bloodbank.stores._redis_values import Group, Kind, Kinds, children_of, kind_of, rows_of, unpack
+from bloodbank.stores.assembly import collector_paused
 from bloodbank.stores.base import Direction, Expand, Expansion, Row, split_ids
 
 IDS_PER_ROUND_TRIP = 1000
-"""Most events of one round trip, those read ahead included: some milliseconds of the server's time."""
+"""Most events of one round trip that reads nothing ahead."""
+EVENTS_PER_ROUND_TRIP = 2000
+"""Most events that the script returns, those read ahead included; it may stop sooner, after some milliseconds."""
 CHILDREN_PER_ROUND_TRIP = 4000
 """Most children listed of one event in a round trip; the rest takes more of them."""
 IDS_SENT_BACK = 2000
@@ -62,24 +64,40 @@ class Keys(NamedTuple):
 class Reader(Protocol):
     """Answers what one question needs."""
 
-    def read_ahead(self, request: Expand) -> Expansion | None:
-        """Answer from what was read already, or None: awaiting costs more than such a level."""
-        ...
-
     async def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk; the answer may hold more than was asked."""
         ...
 
 
 class _Answer(NamedTuple):
-    """What read.lua returned. looked_at: of the ids asked, those from the first on that it had the time for."""
+    """What read.lua returned.
 
-    events: bytes
-    kinds: Kinds
+    looked_at: of the ids asked, those from the first on that it had the time for. open: ids that come next.
+    """
+
+    groups: Sequence[Group]
+    kinds: Sequence[Kind]
     looked_at: int
+    open: Sequence[bytes]
 
-    def rows(self) -> Iterator[tuple[Row, bytes]]:
-        return split_answer(self.events, self.kinds)
+
+@dataclass(slots=True)
+class _Way:
+    """What a question has read in one direction.
+
+    absent: ids that the index does not know. recent: ids that were read last, end to end.
+    open: what comes next, the nearest first, as far as it is known.
+    """
+
+    read: dict[bytes, tuple[Row, Sequence[bytes]]] = field(default_factory=dict[bytes, tuple[Row, Sequence[bytes]]])
+    absent: set[bytes] = field(default_factory=set[bytes])
+    recent: bytes = b""
+    open: Sequence[bytes] = ()
+
+    def missing(self, event_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those that were not asked yet."""
+        read, absent = self.read, self.absent
+        return [one for one in event_ids if one not in read and one not in absent]
 
 
 class ScriptReader:
@@ -92,63 +110,61 @@ class ScriptReader:
         self._run = run
         self._keys = keys
         self._refuse_format = refuse_format
-        self._read: dict[Direction, dict[bytes, tuple[Row, Sequence[bytes]]]] = {
-            Direction.ANCESTORS: {},
-            Direction.DESCENDANTS: {},
-        }
-        # What was named by what was read, and not read itself: what is asked next.
-        self._named: dict[Direction, set[bytes]] = {way: set() for way in self._read}
-
-    def read_ahead(self, request: Expand) -> Expansion | None:
-        """Answer from what was read already, if that is all of it."""
-        read = self._read[request.direction]
-        for event_id in request.event_ids:
-            if event_id not in read:
-                return None
-        return read
+        self._ways: dict[Direction, _Way] = {Direction.ANCESTORS: _Way(), Direction.DESCENDANTS: _Way()}
 
     async def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk, of what was read ahead as far as that goes."""
-        read = self._read[request.direction]
-        named = self._named[request.direction]
-        missing = [event_id for event_id in request.event_ids if event_id not in read]
-        named.difference_update(missing)
-        if request.hops_left:
-            # Without these the script would stop where the last one did, a level further down.
-            missing += islice(named, max(0, min(request.room, IDS_PER_ROUND_TRIP - len(missing))))
-        down = request.direction is Direction.DESCENDANTS
-        limit = request.neighbour_limit
-        while missing:
-            ids = missing[:IDS_PER_ROUND_TRIP]
-            room = min(request.room, IDS_PER_ROUND_TRIP - len(ids))
-            known = b"".join(islice(reversed(read), IDS_SENT_BACK))
-            most = min(limit, CHILDREN_PER_ROUND_TRIP) if down else 0
-            answer = await self._call(ids, down=down, most=most, room=room, hops=request.hops_left, known=known)
-            missing = missing[answer.looked_at :]
-            for row, packed in answer.rows():
-                if not down:
-                    neighbours = base.parents_of(row, limit)
-                elif most < limit and len(packed) < 16 * min(limit, row.children_total):
-                    whole = packed + await self._further_children(row.event_id, limit)
-                    neighbours = sorted(split_ids(whole))[:limit]
-                else:
-                    neighbours = sorted(split_ids(packed))[:limit] if packed else ()
-                read[row.event_id] = (row, neighbours)
-                named.discard(row.event_id)
-                named.update([one for one in neighbours if one not in read])
-        return read
+        way = self._ways[request.direction]
+        missing = way.missing(request.event_ids)
+        at = 0
+        while at < len(missing):
+            at += await self._read(way, missing[at : at + EVENTS_PER_ROUND_TRIP], request)
+        return way.read
 
-    async def _further_children(self, event_id: bytes, limit: int) -> bytes:
+    async def _read(self, way: _Way, missing: Sequence[bytes], request: Expand) -> int:
+        """Read what is missing, and what comes next as far as there is room.
+
+        Return how many of the missing ones there was time for.
+        """
+        limit, down = request.neighbour_limit, request.direction is Direction.DESCENDANTS
+        ahead = min(request.room, EVENTS_PER_ROUND_TRIP - len(missing)) if request.hops_left else 0
+        # Without what is open the script would begin again where it stopped, with the few ids that are missing.
+        ids = list(dict.fromkeys([*missing, *way.missing(way.open)])) if ahead else missing
+        asked, later = ids[: len(missing) + ahead], ids[len(missing) + ahead :]
+        room = len(missing) + ahead - len(asked)
+        most = min(limit, CHILDREN_PER_ROUND_TRIP) if down else 0
+        hops, known = (request.hops_left, way.recent) if ahead else (0, b"")
+        answer = await self._call(asked, down=down, most=most, room=room, hops=hops, known=known)
+        with collector_paused():
+            new = _children(answer) if down else _parents(answer, limit)
+        if down:
+            await self._complete(new, most, limit)
+        way.read.update(new)
+        way.absent.update([one for one in asked[: answer.looked_at] if one not in new])
+        way.recent = (way.recent + b"".join(new))[-16 * IDS_SENT_BACK :]
+        way.open = [*asked[answer.looked_at :], *later, *answer.open] if ahead else answer.open
+        return min(answer.looked_at, len(missing))
+
+    async def _complete(self, new: dict[bytes, tuple[Row, Sequence[bytes]]], most: int, limit: int) -> None:
+        """Read the children that one answer had no room for, and leave those away that are too many."""
+        for event_id, (row, some) in new.items():
+            if len(some) <= limit and (most == limit or len(some) >= min(limit, row.children_total)):
+                continue
+            children = [*some, *await self._further_children(event_id, limit)] if most < limit else some
+            new[event_id] = (row, children if len(children) <= limit else sorted(children)[:limit])
+
+    async def _further_children(self, event_id: bytes, limit: int) -> Sequence[bytes]:
         """Return the children that one answer had no room for, a part a round trip."""
-        parts: list[bytes] = []
+        further: list[bytes] = []
         for skip in range(CHILDREN_PER_ROUND_TRIP, limit, CHILDREN_PER_ROUND_TRIP):
             most = min(CHILDREN_PER_ROUND_TRIP, limit - skip)
             answer = await self._call([event_id], down=True, most=most, skip=skip)
             # It may have expired meanwhile.
-            parts += [children for _, children in answer.rows()]
-            if not parts or not parts[-1]:
+            part = [child for _, children in _children(answer).values() for child in children]
+            if not part:
                 break
-        return b"".join(parts)
+            further += part
+        return further
 
     async def _call(
         self,
@@ -163,10 +179,37 @@ class ScriptReader:
     ) -> _Answer:
         keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
         call = (*keys, "down" if down else "up", most, room, hops, b"".join(ids), known, skip)
-        [[version, kinds, events, looked_at]] = await self._run([call])
+        [[version, kinds, groups, looked_at, following]] = await self._run([call])
         self._refuse_format(version)
-        texts = {kind: (name.decode(), source.decode()) for kind, name, source in zip(*[iter(kinds)] * 3, strict=True)}
-        return _Answer(events, texts, looked_at)
+        return _Answer(
+            [Group(*group) for group in zip(*[iter(groups)] * 5, strict=True)],
+            [
+                Kind(name.decode(), source.decode(), bool(own))
+                for name, source, own in zip(*[iter(kinds)] * 3, strict=True)
+            ],
+            looked_at,
+            split_ids(following),
+        )
+
+
+def _parents(answer: _Answer, limit: int) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+    found: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
+    for group in answer.groups:
+        rows = rows_of(group, answer.kinds)
+        if group.parents <= limit:
+            neighbours = [row[2] or () for row in rows]
+        else:
+            neighbours = [base.parents_of(row, limit) for row in rows]
+        found.update(zip([row[0] for row in rows], zip(rows, neighbours, strict=True), strict=True))
+    return found
+
+
+def _children(answer: _Answer) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+    found: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
+    for group in answer.groups:
+        rows = rows_of(group, answer.kinds)
+        found.update(zip([row[0] for row in rows], zip(rows, children_of(group), strict=True), strict=True))
+    return found
 
 
 class LevelReader:
@@ -189,13 +232,10 @@ class LevelReader:
         for ids in _chunks(request.event_ids):
             for found in await self._events(ids, self._generations, limit if down else 0):
                 row = _row(found, self._kinds)
-                children = sorted(split_ids(found.children))[:limit] if found.children else ()
-                answer[row.event_id] = (row, children if down else base.parents_of(row, limit))
+                children = split_ids(found.children) if found.children else ()
+                few = children if len(children) <= limit else sorted(children)[:limit]
+                answer[row.event_id] = (row, few if down else base.parents_of(row, limit))
         return answer
-
-    def read_ahead(self, request: Expand) -> Expansion | None:
-        """Return None: nothing is read ahead."""
-        return None
 
     async def _live_generations(self) -> list[_Generation]:
         reads: list[Command] = [("GET", self._keys.format), ("HGETALL", self._keys.generations), ("TIME",)]

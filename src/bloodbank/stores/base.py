@@ -3,28 +3,25 @@
 The walk over the graph stands here once, without input or output: a backend answers its requests, from a
 connection or inside a thread, and gets the same graph as every other backend. It works on ids of 16 bytes and on
 rows as backends keep them: bytes sort as UUIDs do, and making UUIDs, times and nodes costs more than the walk
-itself, so that `assemble` makes each of them once, for what stands in the answer. What there is thousands of is a
-named tuple: it takes a third of the time of a frozen dataclass to make.
+itself, so that `stores.assembly` makes each of them once, for what stands in the answer. What there is thousands of
+is a named tuple: it takes a third of the time of a frozen dataclass to make.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from struct import Struct
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 from uuid import UUID
 
-from bloodbank.stores.order import topological_order
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Below this (the year 2106) a float of seconds tells microseconds apart, and makes a time in half the time.
-_EXACT = 2**32 * 1_000_000
+NEVER = -(1 << 64)
+"""Before all times."""
 
 
 class Direction(StrEnum):
@@ -163,7 +160,8 @@ class Row(NamedTuple):
 
     event_id: 16 bytes. children_total: events that name it as a parent. parents: their ids in the order of the
     envelope, or None when the event itself was never seen; what follows then says nothing.
-    happened_at, accepted_at: microseconds since 1970, UTC.
+    happened_at, accepted_at: microseconds since 1970, UTC. Of an event that was never seen the first is NEVER, so
+    that it goes before what it caused.
     """
 
     event_id: bytes
@@ -192,14 +190,15 @@ class Row(NamedTuple):
     @classmethod
     def unseen(cls, event_id: bytes, children_total: int) -> Self:
         """Return the row of an event that was only named."""
-        return cls(event_id, children_total, None, "", "", 0, 0, b"")
+        return cls(event_id, children_total, None, "", "", NEVER, 0, b"")
 
 
 class Expand(NamedTuple):
     """A walk asks for rows and, of each, the neighbours in one direction.
 
-    The answer maps each id to its row and its neighbours in ascending order, the first `neighbour_limit` of
-    them. An id that the store does not know at all is left out.
+    The answer maps each id to its row and its neighbours: all of them in any order, or, where they are more than
+    `neighbour_limit`, the first of them in ascending order. An id that the store does not know at all is left out.
+    What else stands in the answer was read ahead in the same direction: the walk looks there before it asks again.
 
     hops_left, room: how much further the walk can go after this, in hops and in events: for backends that read
     ahead.
@@ -228,7 +227,10 @@ Walk = Generator[Expand, Expansion, Trail | None]
 
 @dataclass(slots=True)
 class _Side:
-    """One direction of a walk: the level that is asked next, what was asked or will be, what the answers named.
+    """One direction of a walk.
+
+    level: what is looked at next. seen: what was looked at or will be. known: the last answer. read: the part of the
+    answers that belongs to the walk.
 
     What was seen is kept for each direction, since an event of a circle lies both ways and is asked both ways.
     """
@@ -236,39 +238,43 @@ class _Side:
     direction: Direction
     level: list[bytes]
     seen: set[bytes]
-    named: list[tuple[bytes, Sequence[bytes]]]
+    known: Expansion
+    read: dict[bytes, tuple[Row, Sequence[bytes]]]
+
+    def knows_level(self) -> bool:
+        """Whether the last answer has all of the level."""
+        return all(map(self.known.__contains__, self.level))
+
+    def signed(self, hops: int) -> int:
+        """Return a distance as a depth."""
+        return -hops if self.direction is Direction.ANCESTORS else hops
 
 
 def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Walk:
     """Walk breadth first, level by level; both directions take turns at each distance.
 
     A generator without input or output: it yields `Expand`, takes the answer and returns the trail, or None
-    when the focus is unknown. It asks once for each level and direction.
+    when the focus is unknown. It asks at most once for each level and direction.
     """
     start = focus.bytes
     ways = [Direction.ANCESTORS, Direction.DESCENDANTS] if direction is Direction.BOTH else [direction]
-    sides = [_Side(way, [start], {start}, []) for way in ways]
+    sides = [_Side(way, [start], {start}, {}, {}) for way in ways]
     depths = {start: 0}
-    rows: dict[bytes, Row] = {}
     hit_depth = hit_limit = False
     hops = 0
     active = sides
     while active:
+        if len(active) == 1:
+            hops = _straight_on(active[0], depths, hops, max_hops=max_depth, limit=limit)
         for side in active:
-            answer = yield Expand(side.level, side.direction, limit + 1, max_depth - hops, limit - len(depths))
-            found: set[bytes] = set()
-            for event_id in side.level:
-                row, next_ids = answer.get(event_id, _UNKNOWN)
-                if row is None:
-                    if hops == 0:
-                        return None
-                    row = Row.unseen(event_id, 0)
-                rows[event_id] = row
-                if next_ids:
-                    side.named.append((event_id, next_ids))
-                    found.update(next_ids)
+            if not side.knows_level():
+                room = limit - len(depths)
+                side.known = yield Expand(side.level, side.direction, limit + 1, max_depth - hops, room)
+            found = _neighbours(side)
+            if hops == 0 and start not in side.known:
+                return None
             found = found - side.seen  # in place it would go through all that was seen
-            new = sorted([event_id for event_id in found if event_id not in depths])
+            new = sorted(found.difference(depths))
             if hops == max_depth:
                 hit_depth = hit_depth or bool(new)
                 found.clear()
@@ -277,117 +283,80 @@ def walk(focus: UUID, direction: Direction, *, max_depth: int, limit: int) -> Wa
                 hit_limit = True
                 found.difference_update(new[limit - len(depths) :])
                 new = new[: limit - len(depths)]
-            depths.update(dict.fromkeys(new, -(hops + 1) if side.direction is Direction.ANCESTORS else hops + 1))
+            depths.update(dict.fromkeys(new, side.signed(hops + 1)))
             side.seen |= found
             side.level = new if len(new) == len(found) else sorted(found)
         hops += 1
         active = [side for side in active if side.level]
-    frontier: tuple[UUID, ...] = ()
-    if hit_depth or hit_limit:
-        named = (pair for side in sides for pair in side.named)
-        open_ends = {event_id for event_id, next_ids in named if any(n not in depths for n in next_ids)}
-        frontier = tuple([UUID(bytes=event_id) for event_id in depths if event_id in open_ends])
+    rows = {event_id: row for side in sides for event_id, (row, _) in side.read.items()}
+    frontier = _open_ends(sides, depths) if hit_depth or hit_limit else ()
     return Trail(start, direction, depths, rows, Truncation(hit_depth, hit_limit, frontier))
 
 
-_UNKNOWN: tuple[None, Sequence[bytes]] = (None, ())
+def _straight_on(side: _Side, depths: dict[bytes, int], hops: int, *, max_hops: int, limit: int) -> int:
+    """Go on while one event has one neighbour and both are known already; return how many hops that is from the focus.
+
+    In a chain a level would cost many times what is in it.
+    """
+    if len(side.level) > 1:
+        return hops
+    known, read, step = side.known, side.read, side.signed(1)
+    [event_id] = side.level
+    path: list[bytes] = []
+    last = min(max_hops, hops + limit - len(depths))
+    while hops < last:
+        answer = known.get(event_id)
+        if answer is None or len(answer[1]) != 1:
+            break
+        [following] = answer[1]
+        if following in depths or following not in known:
+            break
+        hops += 1
+        read[event_id] = answer
+        depths[following] = hops * step
+        path.append(following)
+        event_id = following
+    side.seen.update(path)
+    side.level = [event_id]
+    return hops
+
+
+def _neighbours(side: _Side) -> set[bytes]:
+    """Keep what the answer says of a level; return the neighbours."""
+    found: set[bytes] = set()
+    known, read = side.known, side.read
+    for event_id in side.level:
+        answer = known.get(event_id)
+        if answer is None:
+            # Nobody knows it any more, or it expired while the walk was under way.
+            answer = (Row.unseen(event_id, 0), ())
+        read[event_id] = answer
+        found.update(answer[1])
+    return found
+
+
+def _open_ends(sides: Sequence[_Side], depths: Mapping[bytes, int]) -> tuple[UUID, ...]:
+    named = [pair for side in sides for pair in side.read.items()]
+    ends = {event_id for event_id, (_, next_ids) in named if any(one not in depths for one in next_ids)}
+    return tuple([UUID(bytes=event_id) for event_id in depths if event_id in ends])
 
 
 def parents_of(row: Row, limit: int) -> Sequence[bytes]:
-    """Return the first parents of a row in ascending order, each once: its neighbours towards the ancestors."""
+    """Return the parents of a row as an answer has them: its neighbours towards the ancestors."""
     parents = row.parents or ()
-    return sorted(set(parents))[:limit] if len(parents) > 1 else parents[:limit]
-
-
-def assemble(trail: Trail) -> Graph:
-    """Put what a walk found into topological order, with all edges among it.
-
-    Some microseconds an event: for thousands of them this belongs into a thread.
-    """
-    with _collector_paused():
-        return _assembled(trail)
-
-
-def _assembled(trail: Trail) -> Graph:
-    depths = trail.depths
-    uuids = {event_id: UUID(bytes=event_id) for event_id in depths}
-    rows = sorted([trail.rows[event_id] for event_id in depths], key=_rank)
-    place = {row.event_id: number for number, row in enumerate(rows)}
-    children: list[list[int]] = [[] for _ in rows]
-    edges: list[tuple[UUID, UUID]] = []
-    for event_id in depths:
-        parents = trail.rows[event_id].parents
-        for parent in parents or ():
-            if parent in depths:
-                children[place[parent]].append(place[event_id])
-                edges.append((uuids[parent], uuids[event_id]))
-    order, cycle = topological_order(children)
-    nodes = [to_node(rows[number], uuids) for number in order]
-    return Graph(
-        focus=uuids[trail.focus],
-        direction=trail.direction,
-        steps=tuple([Step(node, depths[rows[number].event_id]) for node, number in zip(nodes, order, strict=True)]),
-        edges=tuple(edges),
-        roots=tuple([node.event_id for node in nodes if node.link is not None and not node.link.parents]),
-        missing=tuple([node.event_id for node in nodes if node.link is None]),
-        cycle=cycle,
-        truncated=trail.truncated,
-    )
-
-
-@contextmanager
-def _collector_paused() -> Generator[None]:
-    """Keep the garbage collector from looking again and again through what is being made and all still needed.
-
-    That took a third of the time of large graphs. Where several threads do this at once, the first to end lets it run.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def to_node(row: Row, uuids: Mapping[bytes, UUID]) -> Node:
-    """Make the node of a row. uuids: those that exist already, so that an id is one object within a graph."""
-    packed_id, children_total, parents, event_type, source, happened_at, accepted_at, digest = row
-    event_id = uuids[packed_id] if packed_id in uuids else UUID(bytes=packed_id)
-    if parents is None:
-        return Node(event_id, None, children_total)
-    parent_ids = tuple([uuids[parent] if parent in uuids else UUID(bytes=parent) for parent in parents])
-    link = Link(event_id, parent_ids, event_type, moment(happened_at), source, moment(accepted_at), digest)
-    return Node(event_id, link, children_total)
-
-
-def to_nodes(rows: Iterable[Row]) -> dict[UUID, Node]:
-    """Make the nodes of some rows, by their ids."""
-    return {(node := to_node(row, {})).event_id: node for row in rows}
+    return parents if len(parents) <= limit else sorted(set(parents))[:limit]
 
 
 def split_ids(packed: bytes) -> tuple[bytes, ...]:
     """Return the ids that lie end to end, 16 bytes each."""
     if len(packed) == 16:
         return (packed,)
-    return tuple([packed[start : start + 16] for start in range(0, len(packed), 16)])
+    return tuple([event_id for (event_id,) in _ID.iter_unpack(packed)])
+
+
+_ID = Struct("16s")
 
 
 def microseconds(time: datetime) -> int:
     """Return an aware time as whole microseconds since 1970, UTC."""
     return (time - _EPOCH) // _MICROSECOND
-
-
-def moment(microseconds_since_1970: int) -> datetime:
-    """Return an aware time, UTC. Raises OverflowError outside the years 1 to 9999."""
-    if -_EXACT < microseconds_since_1970 < _EXACT:
-        return datetime.fromtimestamp(microseconds_since_1970 / 1_000_000, UTC)
-    return _EPOCH + timedelta(microseconds=microseconds_since_1970)
-
-
-def _rank(row: Row) -> tuple[float, bytes]:
-    # A parent that was never seen has no time; it goes before what it caused.
-    return (_NEVER if row.parents is None else row.happened_at, row.event_id)
-
-
-_NEVER = float("-inf")

@@ -13,6 +13,7 @@ from bloodbank._sqlite import Database, load_queries, load_script, packed, trans
 from bloodbank._sqlite_writer import Work
 from bloodbank.errors import EventNotFound, NotOpen, StoreUnavailable
 from bloodbank.stores import base
+from bloodbank.stores.assembly import assemble, collector_paused, to_nodes
 from bloodbank.stores.base import Direction, Expand, Expansion, Graph, Link, Node, Row, microseconds, split_ids
 
 FORMAT = 1
@@ -20,8 +21,9 @@ PURGE_CHUNK = 500
 """Most events forgotten in one transaction, so that recording does not wait for long."""
 ALL = -1
 """No limit, as SQLite writes it."""
-LINE_LIMIT = 64
-"""Most ancestors read ahead where an event is asked alone: a chain then costs a statement every so many hops."""
+FIRST_LINE, LONGEST_LINE = 64, 4096
+"""Most ancestors read ahead where an event is asked alone, the first time and at most; each time that they were all
+needed they become four times as many. So a chain costs a few statements, and a wide graph reads little in vain."""
 
 _SCHEMA = load_script("bloodbank.stores", "schema.sql")
 _SQL = load_queries("bloodbank.stores", "sqlite.sql")
@@ -79,7 +81,7 @@ class SqliteStore:
         self._require_open()
         ids = [event_id.bytes for event_id in event_ids]
         with translated(self._database.path, StoreUnavailable):
-            return await self._database.read(lambda connection: base.to_nodes(_Reader(connection).rows(ids)))
+            return await self._database.read(lambda connection: to_nodes(_Reader(connection).rows(ids)))
 
     async def walk(self, event_id: UUID, direction: Direction, *, max_depth: int, limit: int) -> Graph:
         """Return the graph around an event, from one snapshot. Raises EventNotFound, StoreUnavailable."""
@@ -113,12 +115,13 @@ class SqliteStore:
 
 def _walked(walk: base.Walk, reader: _Reader) -> Graph | None:
     """Answer what a walk asks until it ends, and make its graph, all on the reader's thread."""
-    try:
-        request = next(walk)
-        while True:
-            request = walk.send(reader.expand(request))
-    except StopIteration as end:
-        return None if end.value is None else base.assemble(end.value)
+    with collector_paused():
+        try:
+            request = next(walk)
+            while True:
+                request = walk.send(reader.expand(request))
+        except StopIteration as end:
+            return None if end.value is None else assemble(end.value)
 
 
 class _Reader:
@@ -126,14 +129,15 @@ class _Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
-        self._line: dict[bytes, Row] = {}
+        self._line_limit = FIRST_LINE
+        self._line_end: bytes | None = None
 
     def expand(self, request: Expand) -> Expansion:
         """Answer one request of a walk."""
         limit = request.neighbour_limit
         if request.direction is Direction.ANCESTORS:
             rows = self._line_from(request) if len(request.event_ids) == 1 else self.rows(request.event_ids)
-            return {row.event_id: (row, base.parents_of(row, limit)) for row in rows}
+            return {row[0]: (row, base.parents_of(row, limit)) for row in rows}
         rows = self.rows(request.event_ids)
         children = self._children([row.event_id for row in rows if 0 < row.children_total <= limit])
         for row in rows:
@@ -150,13 +154,15 @@ class _Reader:
         return [_row(*columns) for columns in found.fetchall()]
 
     def _line_from(self, request: Expand) -> list[Row]:
-        """Return the row of one event; those of its first ancestors are read with it and kept for what comes."""
+        """Return the row of one event, and those of its first ancestors."""
         [event_id] = request.event_ids
-        if event_id not in self._line:
-            ahead = min(1 + request.hops_left, 1 + request.room, LINE_LIMIT)
-            found = self._execute(_SQL["first_ancestors"], {"id": event_id, "limit": ahead})
-            self._line = {columns[0]: _row(*columns) for columns in found.fetchall()}
-        return [self._line[event_id]] if event_id in self._line else []
+        if event_id == self._line_end:
+            self._line_limit = min(4 * self._line_limit, LONGEST_LINE)
+        ahead = min(1 + request.hops_left, 1 + request.room, self._line_limit)
+        found = self._execute(_SQL["first_ancestors"], {"id": event_id, "limit": ahead})
+        line = [_row(*columns) for columns in found.fetchall()]
+        self._line_end = line[-1].parents[0] if line and line[-1].parents else None
+        return line
 
     def _children(self, parents: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Return all children of some events, in order of their ids."""
