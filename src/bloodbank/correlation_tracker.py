@@ -14,15 +14,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.errors import InvalidQuery, NotOpen, StoreFormatError, StoreUnavailable
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import event_id as deterministic_event_id
-from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node
+from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +61,27 @@ class _Queue:
         return len(self.links)
 
     def take(self, count: int) -> _Queue:
-        """Return the first ones, and keep the rest."""
+        """Return the first ones, at most so many, and keep the rest."""
         taken = _Queue()
         for name in self.__slots__:
             mine: list[Any] = getattr(self, name)
             setattr(taken, name, mine[:count])
             del mine[:count]
         return taken
+
+    def put_back(self, batch: _Queue) -> None:
+        """Set what was taken before all others again."""
+        for name in self.__slots__:
+            getattr(self, name)[:0] = getattr(batch, name)
+
+
+class _Sent(NamedTuple):
+    """What is on its way without the task. fair: it had most of its time, so that running out of it tells something."""
+
+    batch: _Queue
+    give_up: Callable[[], None]
+    timer: asyncio.TimerHandle
+    fair: bool
 
 
 class CorrelationTracker:
@@ -92,6 +107,7 @@ class CorrelationTracker:
         retention_seconds: float | None = None,
     ) -> None:
         self._store = store
+        self._sender = store if isinstance(store, Sender) else None
         self._timeout_seconds = timeout_seconds
         self._query_timeout_seconds = query_timeout_seconds
         self._breaker = breaker or CircuitBreaker()
@@ -100,6 +116,10 @@ class CorrelationTracker:
         self._retention_seconds = retention_seconds
         self._waiting = _Queue()
         self._under_way = 0
+        self._sent: _Sent | None = None
+        self._flush_is_due = False
+        # Whether the last batch was one event: who publishes one by one is not made to wait for others to join in.
+        self._came_alone = False
         # Futures and no events: each is made when somebody waits, which is not for every event.
         self._wake: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -149,6 +169,8 @@ class CorrelationTracker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._sent is not None:
+            self._give_up(self._sent)
         self._defer_all()
         self._store_is_open = False
         await self._stack.aclose()
@@ -204,8 +226,13 @@ class CorrelationTracker:
         waiting.links.append(link)
         waiting.answers.append(answer)
         waiting.deadlines.append(time.monotonic() + self._timeout_seconds)
-        if self._wake is not None:
-            self._wake_up()
+        if self._wake is not None and not self._flush_is_due and self._sent is None:
+            if self._came_alone:
+                self._flush()
+            else:
+                # All that is ready now shall run first, and what that enqueues goes with it.
+                self._flush_is_due = True
+                self._loop.call_soon(self._flush)
         return answer
 
     async def add_correlation(
@@ -340,18 +367,78 @@ class CorrelationTracker:
                 self._defer_all()
                 await asyncio.sleep(self._breaker.seconds_until_probe)
                 await self._probe()
-            elif self._waiting:
+            elif self._waiting and self._sent is None:
                 await self._record_batch()
             else:
-                self._end_drain()
+                if self._sent is None:
+                    self._end_drain()
                 self._wake = self._loop.create_future()
                 await self._wake
 
     def _wake_up(self) -> None:
         wake, self._wake = self._wake, None
         if wake is not None and not wake.done():
-            # The task goes on when all that is ready now has run, and finds what that enqueues as well.
             wake.set_result(None)
+
+    def _flush(self) -> None:
+        """Send what waits, or let the task do it: while the store has no connection, or when it is no `Sender`."""
+        self._flush_is_due = False
+        if self._sent is not None or not self._waiting:
+            return
+        if self._sender is None or self._wake is None or self._breaker.state is not BreakerState.CLOSED:
+            self._wake_up()
+            return
+        batch = self._waiting.take(self._batch_limit)
+        try:
+            give_up = self._sender.send(batch.links, partial(self._came_back, batch))
+        except Exception:
+            # Not lost: the task comes upon the same, as an error of `record`, and logs it.
+            logger.debug("Sending %d events failed.", len(batch), exc_info=True)
+            give_up = None
+        if give_up is None:
+            self._waiting.put_back(batch)
+            self._wake_up()
+            return
+        self._under_way = len(batch)
+        self._came_alone = self._under_way == 1
+        seconds_left = max(0.0, batch.deadlines[0] - time.monotonic())
+        timer = self._loop.call_later(seconds_left, self._ran_out_of_time, batch)
+        self._sent = _Sent(batch, give_up, timer, fair=seconds_left > self._timeout_seconds / 2)
+
+    def _came_back(self, batch: _Queue, recorded: bool) -> None:
+        if self._sent is None or self._sent.batch is not batch:
+            return
+        self._sent.timer.cancel()
+        self._sent, self._under_way = None, 0
+        if recorded:
+            self._breaker.record_success()
+            self._resolve(batch, Lineage.RECORDED)
+        else:
+            # The task records it, or learns why that cannot be; to record twice does no harm.
+            self._waiting.put_back(batch)
+            self._wake_up()
+        self._go_on()
+
+    def _ran_out_of_time(self, batch: _Queue) -> None:
+        sent = self._sent
+        if sent is None or sent.batch is not batch:
+            return
+        if sent.fair:
+            self._failed(TimeoutError(), decisive=True)
+        self._give_up(sent)
+        self._go_on()
+
+    def _give_up(self, sent: _Sent) -> None:
+        sent.timer.cancel()
+        self._sent, self._under_way = None, 0
+        sent.give_up()
+        self._resolve(sent.batch, Lineage.DEFERRED)
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._flush()
+        else:
+            self._end_drain()
 
     async def _drain(self) -> None:
         """Wait until nothing waits and nothing is on its way."""

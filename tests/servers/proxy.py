@@ -20,11 +20,13 @@ class TcpProxy:
     port: on 127.0.0.1; it stays the same while the proxy is open.
     connections: how many clients are connected now.
     delay_seconds: how long the server's bytes are held back. It may be changed at any time.
+    chunk_bytes: most bytes sent on at once; few of them, with a delay, cut what was one segment into many.
     """
 
-    def __init__(self, target_port: int, *, delay_seconds: float = 0.0) -> None:
+    def __init__(self, target_port: int, *, delay_seconds: float = 0.0, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.target_port = target_port
         self.delay_seconds = delay_seconds
+        self.chunk_bytes = chunk_bytes
         self.port = 0
         self._to_server = asyncio.Event()
         self._to_client = asyncio.Event()
@@ -124,7 +126,7 @@ class TcpProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event, *, delayed: bool
     ) -> None:
         with contextlib.suppress(ConnectionError):
-            while data := await reader.read(CHUNK_BYTES):
+            while data := await reader.read(self.chunk_bytes):
                 if delayed and self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 await flowing.wait()

@@ -1,18 +1,19 @@
 """Connections to Redis that stay out of the pool, for the commands there are most of.
 
 Opening it, logging in and opening it again stay the driver's. What is saved is the pipeline, which takes every
-argument into its hands, and the way from the pool and back: together more than the round trip itself.
+argument into its hands, the way from the pool and back, and the driver's streams: more than the round trip itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
+
+from bloodbank.stores._redis_wire import Done, Wire
 
 Argument = bytes | str | int
 
@@ -26,10 +27,11 @@ class Line:
     def __init__(self, pool: BlockingConnectionPool) -> None:
         self._pool = pool
         self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
         self._turn = asyncio.Lock()
 
     async def round_trip(self, commands: bytes, count: int) -> list[Any]:
-        """Send commands that are packed already; return an answer for each, which may be a ResponseError.
+        """Send commands that are packed already; return an answer for each, which may be a RedisError.
 
         count: how many commands there are.
 
@@ -37,24 +39,33 @@ class Line:
         reads an answer that is not his; the next call opens it again.
         """
         async with self._turn:
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = await cast("Any", self._pool).get_connection()  # partly typed
-            elif not connection.is_connected or await connection.can_read():
-                # Closed meanwhile, by us or by the server: what there is to read then is the end.
-                await self._pool.ensure_connection(connection)
-            answers: list[Any] = []
-            try:
-                await connection.send_packed_command((commands,))
-                while len(answers) < count:
-                    try:
-                        answers.append(await connection.read_response())
-                    except ResponseError as error:
-                        answers.append(error)
-            finally:
-                if len(answers) < count:
-                    await connection.disconnect(nowait=True)
-            return answers
+            wire = self._wire
+            if wire is not None:
+                await wire.idle()
+            if wire is None or not wire.is_open:
+                wire = self._wire = await self._connect()
+            return await wire.round_trip(commands, count)
+
+    def call(self, commands: bytes, count: int, done: Done) -> Callable[[], None] | None:
+        """Send commands without a task, where the connection is open and free; None where it is not.
+
+        done: called in the turn of the event loop that brings the end, see `Done`. Returns what closes the
+        connection, for who gives up before.
+        """
+        wire = self._wire
+        if wire is None or wire.is_busy or not wire.is_open or self._turn.locked():
+            return None
+        wire.call(commands, count, done)
+        return wire.abort
+
+    async def _connect(self) -> Wire:
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = await cast("Any", self._pool).get_connection()  # partly typed
+        else:
+            await connection.disconnect(nowait=True)
+            await self._pool.ensure_connection(connection)
+        return Wire(connection)
 
 
 class Lines:

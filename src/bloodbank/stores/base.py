@@ -9,13 +9,13 @@ is a named tuple: it takes a third of the time of a frozen dataclass to make.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from struct import Struct
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 from uuid import UUID
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -152,6 +152,20 @@ class CorrelationStore(Protocol):
 
     async def purge(self, *, before: datetime) -> int:
         """Forget the events accepted before a time; return how many. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Sender(Protocol):
+    """A store that can also record without a task, which costs as much as a short round trip itself."""
+
+    def send(self, links: Sequence[Link], done: Callable[[bool], None]) -> Callable[[], None] | None:
+        """Send at once what `CorrelationStore.record` records; None when that cannot be done now, which is no error.
+
+        done: called once, in the turn of the event loop that brings the end: with True when all is recorded; with
+        False when it is not known, and `record` is to be tried, which says why not. Returns what gives it up;
+        `done` is called then too.
+        """
         ...
 
 

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -154,6 +154,14 @@ class RedisStore:
         if any(answers):
             for found in answers:
                 self._refuse_format(found)
+
+    def send(self, links: Sequence[Link], done: Callable[[bool], None]) -> Callable[[], None] | None:
+        """Record without a task, see `stores.base.Sender`; where the connection that records is open and free."""
+        if self._line is None:
+            return None
+        commands = [self._record_command(part) for part in _parts(links)]
+        recorded = [None] * len(commands)
+        return self._line.call(b"".join(commands), len(commands), lambda answers: done(answers == recorded))
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; one round trip for each IDS_PER_ROUND_TRIP of them."""
