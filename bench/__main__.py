@@ -52,6 +52,9 @@ def _run(names: Sequence[str]) -> tuple[list[Row], list[str]]:
     failed: list[str] = []
     with TemporaryDirectory(prefix="bloodbank-bench-") as folder:
         for name in names:
+            if time.monotonic() > deadline:
+                failed.append(name)
+                continue
             file = Path(folder) / f"{name}.json"
             begun = time.monotonic()
             print(f"{name} …", end=" ", flush=True)
@@ -87,6 +90,9 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the named subjects, or all; return 1 when one failed. A target that is missed fails nothing."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(f"{__doc__}\nNAME: {', '.join(subjects())}. `python -m bench.NAME --help` lists what one takes.")
+        return 0
     unknown = set(arguments) - set(subjects())
     if unknown:
         print(f"Unknown: {', '.join(sorted(unknown))}. There are: {', '.join(subjects())}.")

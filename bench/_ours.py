@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,14 +17,16 @@ BATCH = 500
 class Ours:
     """`publish`, awaited in each of WINDOW tasks.
 
-    values: of the payload. parents: of every event. tracking: keep the index of causes.
+    values: of the payload. tracking: keep the index of causes.
+    chained: each event has the one that was made before it as its parent.
     settings: fields of Settings, such as `redis_url`.
     """
 
     def __init__(
-        self, values: dict[str, Any], *, parents: Sequence[UUID] = (), tracking: bool = False, **settings: Any
+        self, values: dict[str, Any], *, chained: bool = False, tracking: bool = False, **settings: Any
     ) -> None:
-        self._values, self._parents = values, parents
+        self._values, self._chained = values, chained
+        self._parents: tuple[UUID, ...] = ()
         self._tracking, self._settings = tracking, settings
 
     async def open(self, url: str, exchange: str) -> None:
@@ -41,7 +42,12 @@ class Ours:
 
     async def publish(self) -> None:
         """Make one event and publish it, confirmed."""
-        result = await self._publisher.publish(_events.build(self._values, self._parents))
+        event = _events.build(self._values, self._parents)
+        if self._chained:
+            self._parents = (event.event_id,)
+        publishing = self._publisher.publish(event)
+        del event  # as when it is made in the call: nobody needs it any more
+        result = await publishing
         if self._tracking and result.lineage is not Lineage.RECORDED:
             raise RuntimeError(f"The causes of an event were {result.lineage}: the rate would be that of no tracking.")
 

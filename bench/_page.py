@@ -58,7 +58,10 @@ def _number(text: str) -> float:
 
 def main(arguments: Sequence[str]) -> None:
     """Read the results, and write page and plot."""
-    rows = read(Path(arguments[0]) if arguments else ROOT / "bench" / "results.json")
+    file = Path(arguments[0]) if arguments else ROOT / "bench" / "results.json"
+    if not file.exists():
+        sys.exit(f"{file} is not there: `make bench` writes it.")
+    rows = read(file)
     PAGE.write_text(fill(PAGE.read_text(), rows))
     drawn = panels(rows)
     if drawn:

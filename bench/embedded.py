@@ -60,6 +60,8 @@ async def _ours(values: dict[str, Any], folder: Path, count: int, *, tracking: b
             await client.send(count)
     finally:
         await client.close()
+    with closing(sqlite3.connect(folder / "bloodbank.db")) as connection:
+        _require_all(connection.execute("SELECT count(*) FROM log").fetchone()[0], count + 1)
     return rate(watch, count)
 
 
@@ -73,9 +75,11 @@ def _ack_queue(event: dict[str, Any], folder: Path, count: int) -> Sample:
     queue = persistqueue.SQLiteAckQueue(str(folder), serializer=json_serializer)
     with closing(queue):
         _require_synchronous(queue._putter, "FULL")
+        queue.put(event)
         with measured() as watch:
             for _ in range(count):
                 queue.put(event)
+        _require_all(queue.size, count + 1)
     return rate(watch, count)
 
 
@@ -85,10 +89,17 @@ def _litequeue(event: dict[str, Any], folder: Path, count: int, *, durable: bool
         if durable:
             queue.conn.execute("PRAGMA synchronous = FULL")
         _require_synchronous(queue.conn, "FULL" if durable else "NORMAL")
+        queue.put(json.dumps(event))
         with measured() as watch:
             for _ in range(count):
                 queue.put(json.dumps(event))
+        _require_all(queue.qsize(), count + 1)
     return rate(watch, count)
+
+
+def _require_all(stored: int, count: int) -> None:
+    if stored != count:
+        raise RuntimeError(f"{count} events were accepted, and the file has {stored}.")
 
 
 def _require_synchronous(connection: sqlite3.Connection, expected: str) -> None:

@@ -11,7 +11,6 @@ from bench import _events
 from bench._bus import CLASSIC, QUORUM, Broker, Topology, broker, latency, timed
 from bench._harness import Options, Row, main, paired
 from bench._ours import Ours
-from bloodbank import new_event_id
 from tests.servers.redis import RedisServer
 
 WITH, WITHOUT = "with tracking", "without tracking"
@@ -34,10 +33,10 @@ async def measure(options: Options) -> list[Row]:
 
 
 async def _measure_on(bus: Broker, topology: Topology, redis_url: str, options: Options) -> list[Row]:
-    values, parents = _events.payload(), [new_event_id()]
+    values = _events.payload()
     clients = {
-        WITHOUT: Ours(values, parents=parents),
-        WITH: Ours(values, parents=parents, tracking=True, redis_url=redis_url),
+        WITHOUT: Ours(values, chained=True),
+        WITH: Ours(values, chained=True, tracking=True, redis_url=redis_url),
     }
     runs = {name: partial(timed, client, bus, topology, options.count) for name, client in clients.items()}
     rates = await paired(runs, options.rounds)

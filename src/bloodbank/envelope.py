@@ -198,28 +198,7 @@ def create_envelope(
     parents = [*(correlation_ids or ()), *current_parents()]
     checked = (registry or _DECLARED).validate(event_type, payload)
     if timestamp is None and _is_valid(event_type, source, parents, agent_context, event_id):
-        made = _new(AnyEnvelope)
-        given = {"event_type", "source", "correlation_ids", "agent_context", "payload"}
-        if event_id is None:
-            event_id = ids.new_event_id()
-        else:
-            given.add("event_id")
-        # The envelope that pydantic would make of them, put together as `model_construct` does it.
-        values = {
-            "event_id": event_id,
-            "event_type": event_type,
-            "timestamp": utc_now(),
-            "version": SCHEMA_VERSION,
-            "source": source,
-            "correlation_ids": parents,
-            "agent_context": agent_context,
-            "payload": checked,
-        }
-        _set(made, "__dict__", values)
-        _set(made, "__pydantic_fields_set__", given)
-        _set(made, "__pydantic_extra__", None)
-        _set(made, "__pydantic_private__", None)
-        return made
+        return _made(event_type, source, parents, agent_context, event_id, checked)
     fields: dict[str, Any] = {
         "event_type": event_type,
         "source": source,
@@ -268,6 +247,38 @@ def _are_parents(several: list[UUID], event_id: UUID | None) -> bool:
         return False
     # Where one stands twice, pydantic folds them.
     return len(several) <= MAX_PARENTS and len(set(several)) == len(several) and event_id not in several
+
+
+def _made(
+    event_type: str,
+    source: Source,
+    parents: list[UUID],
+    agent_context: AgentContext | None,
+    event_id: UUID | None,
+    payload: object,
+) -> EventEnvelope[Any]:
+    """Return the envelope that pydantic would make of valid fields, put together as `model_construct` does it."""
+    made = _new(AnyEnvelope)
+    given = {"event_type", "source", "correlation_ids", "agent_context", "payload"}
+    if event_id is None:
+        event_id = ids.new_event_id()
+    else:
+        given.add("event_id")
+    values = {
+        "event_id": event_id,
+        "event_type": event_type,
+        "timestamp": utc_now(),
+        "version": SCHEMA_VERSION,
+        "source": source,
+        "correlation_ids": parents,
+        "agent_context": agent_context,
+        "payload": payload,
+    }
+    _set(made, "__dict__", values)
+    _set(made, "__pydantic_fields_set__", given)
+    _set(made, "__pydantic_extra__", None)
+    _set(made, "__pydantic_private__", None)
+    return made
 
 
 # The class refuses assignment, being frozen.

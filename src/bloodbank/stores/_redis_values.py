@@ -120,7 +120,7 @@ def _unpack(event_id: bytes, children_total: int, value: bytes, names: tuple[str
 def _unreadable(event_id: bytes, error: Exception) -> StoreFormatError:
     return StoreFormatError(
         f"What Redis keeps of event {UUID(bytes=event_id)} cannot be read ({type(error).__name__}: {error}). Set "
-        "BLOODBANK_REDIS_PREFIX to a name that nothing else uses, and rebuild the index from the log."
+        "BLOODBANK_REDIS_PREFIX to a name that nothing else uses; the index then begins empty."
     )
 
 

@@ -247,8 +247,8 @@ class RedisStore:
             raise StoreFormatError(
                 f"The index in Redis at {self._address} has format {found[:20].decode('ascii', 'replace')}, and this "
                 f"version reads {FORMAT}. Nothing was changed. Set BLOODBANK_REDIS_PREFIX to another name, or delete "
-                f"the keys {self._keys.prefix.decode()}*, and rebuild the index from the log; or wait until they "
-                "expire, CORRELATION_TTL_DAYS after the last event."
+                f"the keys {self._keys.prefix.decode()}*: the index then begins empty. Or wait until they expire, "
+                "CORRELATION_TTL_DAYS after the last event."
             )
 
     async def _run(self, script: _Script, calls: Sequence[Command]) -> list[Any]:
