@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
 from pydantic import ConfigDict, TypeAdapter
@@ -57,6 +59,12 @@ def encode(envelope: EventEnvelope[Any], *, with_digest: bool = True) -> Message
             "are allowed. Nothing was published.",
             [("correlation_ids", "changed after the envelope was made")],
         )
+    if not (_is_uuid(event_id) and all(map(_is_uuid, parents))):
+        # Transports put them among the bytes of a message as they are.
+        raise InvalidEvent(
+            "event_id or correlation_ids holds what is no UUID. Nothing was published.",
+            [("event_id, correlation_ids", "changed after the envelope was made")],
+        )
     try:
         body, body_digest = _written(envelope, with_digest)
     except (PydanticSerializationError, TypeError, ValueError) as error:
@@ -66,6 +74,10 @@ def encode(envelope: EventEnvelope[Any], *, with_digest: bool = True) -> Message
         ) from error
     parent, app = parents[0] if parents else None, envelope.source.app
     return Message(event_id, envelope.event_type, body, body_digest, parent, app, _HEADERS)
+
+
+def _is_uuid(value: object) -> bool:
+    return isinstance(value, UUID)
 
 
 def _written(envelope: EventEnvelope[Any], with_digest: bool) -> tuple[bytes, bytes]:
@@ -81,17 +93,19 @@ def _written(envelope: EventEnvelope[Any], with_digest: bool) -> tuple[bytes, by
         return body, digest(body) if with_digest or not is_plain(body) else b""
     event_type, parents = envelope.event_type, envelope.correlation_ids
     payload = _PAYLOAD.to_json(envelope.payload)
+    # orjson takes subclasses of UUID and datetime, such as those of some database drivers, for things unknown to it.
+    parents_json = orjson.dumps(parents, str) if parents else b"[]"
     if source.meta is None:
         before_time, before_parents = _named(event_type, source.host, source.type, source.app)
     else:
         before_time, before_parents = _between(event_type, Source.__pydantic_serializer__.to_json(source))
     parts = (
         b'{"event_id":',
-        orjson.dumps(envelope.event_id),
+        orjson.dumps(envelope.event_id, str),
         before_time,
-        orjson.dumps(envelope.timestamp, None, orjson.OPT_UTC_Z),
+        orjson.dumps(envelope.timestamp, _plain_time, orjson.OPT_UTC_Z),
         before_parents,
-        orjson.dumps(parents) if parents else b"[]",
+        parents_json,
         b',"agent_context":',
         b"null" if context is None else AgentContext.__pydantic_serializer__.to_json(context),
         b',"payload":',
@@ -103,10 +117,14 @@ def _written(envelope: EventEnvelope[Any], with_digest: bool) -> tuple[bytes, by
         return body, digest(body) if with_digest or not is_plain(body) else b""
     if with_digest:
         # Within brackets, so that it nests as deep as in the envelope.
-        return body, _digest_of([event_type, parents, None, *_parsed(b"[%b]" % payload)])
+        return body, _digest_of([event_type, orjson.loads(parents_json), None, *_parsed(b"[%b]" % payload)])
     if not is_plain(payload):
         digest(body)
     return body, b""
+
+
+def _plain_time(moment: datetime) -> datetime:
+    return datetime.combine(moment.date(), moment.timetz())
 
 
 @lru_cache(maxsize=1024)

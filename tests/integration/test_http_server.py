@@ -76,7 +76,13 @@ def test_a_request_that_never_ends_does_not_keep_it_from_ending() -> None:
         server.close()
 
 
-@pytest.mark.parametrize("begin", [b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: ", b"GET /livez?q=", b"GET"])
+CHUNKED = b"POST /events/a.b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: ", b"GET /livez?q=", b"GET", CHUNKED + b"X-Behind: "],
+)
 def test_a_head_that_never_ends_is_cut_off(server: ApiServer, begin: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         answer = b""
@@ -88,6 +94,23 @@ def test_a_head_that_never_ends_is_cut_off(server: ApiServer, begin: bytes) -> N
         assert answer[:12] in (b"", b"HTTP/1.1 400")
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         assert client.get("/livez").status_code == 200
+
+
+def test_fields_behind_a_body_that_never_end_are_cut_off(server: ApiServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(CHUNKED)
+        with pytest.raises(ConnectionError):
+            connection.sendall((b"X-Behind: " + b"a" * 1000 + b"\r\n") * 100_000)
+
+
+def test_a_body_in_many_small_chunks_is_read_whole(server: ApiServer) -> None:
+    text = b"x" * 100_000
+    chunks = (piece for piece in (b'{"text": "', *(text[at : at + 7] for at in range(0, len(text), 7)), b'"}'))
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        response = client.post("/events/a.b", content=chunks, headers={"Content-Type": "application/json"})
+        assert response.status_code == 201
+        read = client.get(response.headers["Location"]).json()
+    assert read["payload"] == {"text": text.decode()}
 
 
 def test_many_requests_on_one_connection_are_answered_whatever_they_add_up_to(server: ApiServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from unittest.mock import create_autospec
+from unittest.mock import MagicMock, create_autospec
 
 import pytest
 from hypothesis import given
@@ -14,8 +14,12 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from bloodbank.transports import _rabbit_confirms
+from bloodbank.errors import TransportUnavailable
+from bloodbank.ids import new_event_id
+from bloodbank.transports import _rabbit_confirms, _rabbit_publishing
 from bloodbank.transports._rabbit_confirms import ConfirmingProtocol
+from bloodbank.transports._rabbit_frames import EventFrames
+from bloodbank.transports.base import Message
 
 
 class Heard:
@@ -150,3 +154,20 @@ def test_the_driver_hears_of_a_broker_that_sends_nothing_but_confirms(monkeypatc
 @pytest.mark.parametrize("answer", [b"AMQP\x00\x00\x09\x01", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_what_is_not_amqp_is_left_to_the_driver(answer: bytes) -> None:
     assert Received().feed(answer, [9, 3]) == answer
+
+
+async def test_one_confirm_for_several_that_came_back_is_no_success_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(resource: object, callback: object) -> None:
+        pass
+
+    monkeypatch.setattr(_rabbit_publishing, "on_close", never)
+    wire, channel = MagicMock(takes=True), MagicMock(number=1, max_content_size=1000)
+    opened = _rabbit_publishing._OpenChannel("a broker", MagicMock(), channel, wire, EventFrames(1, "x", 1000))
+    message, other = (Message(new_event_id(), "a.b", b"{}") for _ in range(2))
+    confirms = [opened.loop.create_future() for _ in range(4)]
+    for confirm, event in zip(confirms, (message, message, message, other), strict=True):
+        opened.publish(_rabbit_publishing._Single(event, opened.loop.time() + 9, 9, confirm))
+    for _ in range(2):
+        opened.returned(str(message.event_id))
+    opened.confirmed(4, multiple=True)
+    assert [type(confirm.exception()) for confirm in confirms] == [TransportUnavailable] * 2 + [type(None)] * 2

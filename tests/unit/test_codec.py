@@ -6,7 +6,7 @@ import json
 import math
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import assume, given
@@ -18,6 +18,7 @@ from bloodbank.envelope import AgentContext, EventEnvelope, Source, TriggerType,
 from bloodbank.errors import InvalidEvent
 from bloodbank.events import LLMPrompt
 from bloodbank.ids import new_event_id
+from bloodbank.transports._rabbit_frames import EventFrames
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 JSON = st.recursive(
@@ -193,6 +194,41 @@ def test_parents_that_were_added_behind_the_envelope_are_refused() -> None:
 
 def digest_of(payload: dict[str, Any], **changes: Any) -> bytes:
     return encode(create_envelope("a.b", payload, **changes)).digest
+
+
+@pytest.mark.parametrize("other", ["xyz", str(uuid4()), 7, None])
+def test_ids_that_became_something_else_behind_the_envelope_are_refused(other: Any) -> None:
+    child = create_envelope("a.b", {}, correlation_ids=[uuid4()])
+    child.correlation_ids[0] = other
+    for envelope in (child, create_envelope("a.b", {}).model_copy(update={"event_id": other})):
+        with pytest.raises(InvalidEvent, match="no UUID"):
+            encode(envelope)
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_subclasses_of_uuid_and_datetime_are_written_as_these(with_digest: bool) -> None:
+    class OwnUUID(UUID):
+        pass
+
+    class OwnTime(datetime):
+        pass
+
+    event_id, parent = uuid4(), uuid4()
+    plain = create_envelope(
+        "a.b", {}, event_id=event_id, correlation_ids=[parent], timestamp=datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
+    )
+    own = create_envelope(
+        "a.b",
+        {},
+        event_id=OwnUUID(int=event_id.int),
+        correlation_ids=[OwnUUID(int=parent.int)],
+        timestamp=OwnTime(2026, 1, 2, 3, 4, 5, 6, UTC),
+    )
+    assert (type(own.event_id), type(own.timestamp)) == (OwnUUID, OwnTime)
+    assert encode(own, with_digest=with_digest) == encode(plain, with_digest=with_digest)
+    assert encode(own).digest == encode(plain).digest
+    written = encode(own, with_digest=with_digest)
+    assert EventFrames(1, "x", 1000).of(written)[0].count(str(event_id).encode()) == 1
 
 
 @given(OBJECTS)

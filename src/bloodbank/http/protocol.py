@@ -5,13 +5,17 @@ from __future__ import annotations
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LARGEST_HEAD_BYTES = 65_536
-"""A head that is not complete after so much is refused; one that comes all at once may be a little larger."""
+"""A head that is not complete after so much is refused; one that comes all at once may be a little larger. So are
+the fields behind a body that came in chunks."""
 
 
 class BoundedHead(HttpToolsProtocol):
-    """Refuses a request whose head never ends: it would fill the memory before anybody has asked for a key."""
+    """Refuses a request whose head never ends: it would fill the memory before anybody has asked for a key.
 
-    _head_bytes = 0.0
+    The same goes for what stands behind a body in chunks, which uvicorn keeps with the head.
+    """
+
+    _head_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request."""
@@ -21,11 +25,16 @@ class BoundedHead(HttpToolsProtocol):
             self.send_400_response("The head of the request is too large.")
 
     def on_headers_complete(self) -> None:
-        """Count nothing until the next request: the body has its own limit."""
-        self._head_bytes = float("-inf")
+        """Count what comes next."""
+        self._head_bytes = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Count what comes next: the body has its own limit."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Count what comes next."""
-        self._head_bytes = 0.0
+        self._head_bytes = 0
         super().on_message_complete()

@@ -87,8 +87,8 @@ class EventFrames:
             shape = self._learn(message)
         now, size, channel = time.time(), len(body), self._channel
         # orjson writes a UUID faster than the UUID itself; its quotation marks go.
-        message_id = orjson.dumps(event_id)[1:-1]
-        ids = message_id if parent is None else b"%b$%b" % (orjson.dumps(parent)[1:-1], message_id)
+        message_id = orjson.dumps(event_id, str)[1:-1]
+        ids = message_id if parent is None else b"%b$%b" % (orjson.dumps(parent, str)[1:-1], message_id)
         layout, before, middle, after, _ = shape
         # Delivery mode 2; then the ids, short strings of 36 bytes each; at the end the head of the body's frame.
         head = layout.pack(before, size, middle, int(now * 1000), 2, 36, ids, int(now), after, 3, channel, size)

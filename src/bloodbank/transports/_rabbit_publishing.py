@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
@@ -246,7 +246,8 @@ class _OpenChannel:
         self._in_flight: dict[int, _Publishing] = {}
         self._tag = 0
         self._lowest = 1
-        self._returned: set[str] = set()
+        # How often each: one confirm may be about several of the same id, all of which came back.
+        self._returned: Counter[str] = Counter()
         self._is_closing = False
         self._will_flush = False
         self._timer: asyncio.TimerHandle | None = None
@@ -284,8 +285,8 @@ class _OpenChannel:
     def confirmed(self, tag: int, *, multiple: bool) -> None:
         """Settle a message, or all up to it; see `Listener`."""
         for entry in self._taken(tag, multiple=multiple):
-            if self._returned and _id_of(entry.message) in self._returned:
-                self._returned.discard(_id_of(entry.message))
+            if self._returned and self._returned[message_id := _id_of(entry.message)]:
+                self._returned -= Counter((message_id,))  # drops what is at zero
                 self.was_unroutable = True
                 entry.settle(_unroutable())
             else:
@@ -302,7 +303,7 @@ class _OpenChannel:
 
     def returned(self, message_id: str) -> None:
         """Note a message that no queue takes, until its confirm; see `Listener`."""
-        self._returned.add(message_id)
+        self._returned[message_id] += 1
 
     def closing(self) -> None:
         """Send nothing more; see `Listener`."""
