@@ -227,7 +227,7 @@ class Publisher:
         # Not kept while this waits: a thousand in flight are then a tenth of the memory, and stay in the cache.
         del envelope, routing_key
         receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
-        return PublishResult(receipt.event_id, _DUPLICATE if receipt.duplicate else _PUBLISHED, _DISABLED)
+        return PublishResult(receipt.event_id, _status(receipt), _DISABLED)
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:
         """Publish several envelopes, sharing confirms and round trips.
