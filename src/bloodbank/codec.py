@@ -59,7 +59,7 @@ def encode(envelope: EventEnvelope[Any], *, with_digest: bool = True) -> Message
             "are allowed. Nothing was published.",
             [("correlation_ids", "changed after the envelope was made")],
         )
-    if not isinstance(event_id, UUID) or (parents and not all(map(_is_uuid, parents))):
+    if not _is_uuid(event_id) or (parents and not all(map(_is_uuid, parents))):
         # Transports put them among the bytes of a message as they are.
         raise InvalidEvent(
             "event_id or correlation_ids holds what is no UUID. Nothing was published.",

@@ -290,42 +290,35 @@ class Publisher:
     async def _publish_tracked(
         self, transport: Transport, envelope: EventEnvelope[Any], message: Message
     ) -> PublishResult:
-        if transport.features.detects_duplicates:
-            return await self._publish_and_record(transport, envelope, message)
-        # One `publish` of an id in this process goes at a time, so that the second sees the first in the index.
         event_id = message.event_id
-        while (waiting := self._in_flight.get(event_id)) is not None:
-            turn = asyncio.get_running_loop().create_future()
-            waiting.append(turn)
-            await turn
-        self._in_flight[event_id] = []
+        takes_turns = not transport.features.detects_duplicates
+        if takes_turns:
+            # One `publish` of an id in this process goes at a time, so that the second sees the first in the index.
+            while (waiting := self._in_flight.get(event_id)) is not None:
+                turn = asyncio.get_running_loop().create_future()
+                waiting.append(turn)
+                await turn
+            self._in_flight[event_id] = []
         try:
             # Asked in here: another task may have been publishing this very object.
-            if _may_be_known(envelope):
+            if takes_turns and _may_be_known(envelope):
                 known = _duplicate(message, await self._find([event_id]))
                 if known is not None:
                     return known
-            publishing = self._publish_and_record(transport, envelope, message)
+            _remember_attempt(envelope)
+            link = link_of(envelope, message)
             del envelope
-            return await publishing
+            receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
+            try:
+                recorded = self.tracker.enqueue(link)
+            except NotOpen:
+                # Closed while it was on its way: it is on the bus, and that is what the answer must say.
+                return PublishResult(event_id, _status(receipt), Lineage.DEFERRED)
+            return PublishResult(event_id, _status(receipt), await recorded)
         finally:
-            for turn in self._in_flight.pop(event_id):
+            for turn in self._in_flight.pop(event_id) if takes_turns else ():
                 if not turn.done():
                     turn.set_result(None)
-
-    async def _publish_and_record(
-        self, transport: Transport, envelope: EventEnvelope[Any], message: Message
-    ) -> PublishResult:
-        _remember_attempt(envelope)
-        link = link_of(envelope, message)
-        del envelope
-        receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
-        try:
-            recorded = self.tracker.enqueue(link)
-        except NotOpen:
-            # Closed while it was on its way: it is on the bus, and that is what the answer must say.
-            return PublishResult(receipt.event_id, _status(receipt), Lineage.DEFERRED)
-        return PublishResult(receipt.event_id, _status(receipt), await recorded)
 
     async def _publish_slice(
         self,
