@@ -10,7 +10,7 @@ from html import escape
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 400, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 48
+LEFT, RIGHT, TOP, BOTTOM = 64, 28, 40, 48
 FONT = 'font-family="sans-serif" font-size="11"'
 COLOURS = ("#0b6e99", "#c2410c", "#6b7280")
 SHAPES = ("none", "6 3", "2 3")
