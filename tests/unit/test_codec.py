@@ -87,6 +87,7 @@ def test_an_envelope_of_a_class_of_its_own_is_written_whole() -> None:
         (b'{"a":"New and New","b":"I, Ivan","n":123456789012345678}', True),
         (b'{"a":1234567890123456789}', False),
         (b'{"a":NaN}', False),
+        (b'{"a":"Ivy said no: New and New"}', True),
         (b'{"a":-Infinity}', False),
         (b'{"a":"%s"}' % (b"Ivory and New Amsterdam, nothing else. " * 200), True),
         (b'{"a":"%s","b":NaN}' % (b"x" * 5000), False),
