@@ -27,9 +27,9 @@ from bloodbank.errors import (
     TransportUnavailable,
     Unavailable,
 )
+from tests.integration.sqlite_gate import DEADLINE_SECONDS, Gate
 
 TABLE = "CREATE TABLE item (name TEXT PRIMARY KEY);\nCREATE TRIGGER t AFTER INSERT ON item BEGIN\n SELECT 1;\nEND;\n"
-DEADLINE_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -53,21 +53,6 @@ def add(name: str) -> Callable[[sqlite3.Connection], None]:
 
 def names(connection: sqlite3.Connection) -> set[str]:
     return {name for (name,) in connection.execute("SELECT name FROM item")}
-
-
-class Gate:
-    """A job that holds the writer until it is let go."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.released = threading.Event()
-
-    def __call__(self, connection: sqlite3.Connection) -> None:
-        self.reached.set()
-        assert self.released.wait(DEADLINE_SECONDS)
-
-    async def until_reached(self) -> None:
-        assert await asyncio.to_thread(self.reached.wait, DEADLINE_SECONDS)
 
 
 @contextmanager

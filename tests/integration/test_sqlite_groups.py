@@ -29,8 +29,8 @@ from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports import _embedded_log as log
 from bloodbank.transports.base import Message, Receipt
 from bloodbank.transports.embedded import EmbeddedTransport
+from tests.integration.sqlite_gate import DEADLINE_SECONDS, Gate
 
-DEADLINE_SECONDS = 20.0
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TABLE = "CREATE TABLE item (name TEXT PRIMARY KEY);\n"
 
@@ -55,18 +55,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-class Gate:
-    """A job that holds the writer until it is let go."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.released = threading.Event()
-
-    def __call__(self, connection: sqlite3.Connection) -> None:
-        self.reached.set()
-        assert self.released.wait(DEADLINE_SECONDS)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
@@ -26,21 +25,9 @@ from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports import _embedded_log as log
 from bloodbank.transports.base import Message, Receipt
 from bloodbank.transports.embedded import EmbeddedTransport
+from tests.integration.sqlite_gate import DEADLINE_SECONDS, Gate
 
-DEADLINE_SECONDS = 20.0
 LEASE_SECONDS = 0.6
-
-
-class Hold:
-    """A job that holds the writer until it is let go."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.released = threading.Event()
-
-    def __call__(self, connection: sqlite3.Connection) -> None:
-        self.reached.set()
-        assert self.released.wait(DEADLINE_SECONDS)
 
 
 @pytest.fixture
@@ -281,7 +268,7 @@ async def test_a_publish_that_could_not_begin_is_certainly_not_stored(
 async def test_a_publish_whose_commit_takes_too_long_is_unknown_and_safe_to_repeat(
     database: Database, transport: EmbeddedTransport
 ) -> None:
-    sent, first, behind = message(), Hold(), Hold()
+    sent, first, behind = message(), Gate(), Gate()
     holding = asyncio.create_task(database.write(first))
     assert await asyncio.to_thread(first.reached.wait, DEADLINE_SECONDS)
     publishing = asyncio.create_task(transport.publish(sent, timeout_seconds=0.2))
