@@ -73,7 +73,9 @@ class Shell:
 
 
 def _shell(folder: Path, **variables: str) -> Shell:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    # Unbuffered output, which some environments set, would hide a missing flush.
+    left_out = (*SETTINGS, "PYTHONUNBUFFERED")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return Shell(folder, {**inherited, "BLOODBANK_DATA_DIR": str(folder / "data"), **variables})
 
 

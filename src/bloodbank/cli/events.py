@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,6 +121,8 @@ async def _tail(settings: Settings, pattern: str, count: int | None, *, as_json:
                 write_json_line(event)
             else:
                 write_lines(event_lines([event], datetime.now(UTC)))
+                # Handed on at once, for whoever reads the stream.
+                sys.stdout.flush()
             shown += 1
             if shown == count:
                 return
