@@ -15,6 +15,7 @@
     │   └── PublishUnknown            may be stored; the same id again is safe
     ├── Unavailable                   a dependency cannot be reached now; try again  (ConnectionError)
     │   ├── TransportUnavailable      the broker or the log; the event was not sent
+    │   │   └── OutboxFull            nor did the outbox have room for it
     │   └── StoreUnavailable          the correlation store; published events are safe in the log
     └── StoreFormatError              the store holds a format that this version does not read
 
@@ -113,9 +114,16 @@ class EventConflict(PublishRejected):
 
 
 class PublishUnknown(PublishError):
-    """The event may be stored: the answer was lost. Publishing the same id again is safe."""
+    """The event may be stored: the answer was lost. Publishing the same id again is safe.
+
+    timed_out: no answer came in time; otherwise the connection was lost, or one queue did not take the event.
+    """
 
     code = "publish_unknown"
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class Unavailable(BloodbankError, ConnectionError):
@@ -128,6 +136,12 @@ class TransportUnavailable(Unavailable):
     """The broker or the log cannot be reached. The event was not sent; try again."""
 
     code = "transport_unavailable"
+
+
+class OutboxFull(TransportUnavailable):
+    """The broker takes nothing now, and the outbox has no room; the event was not accepted."""
+
+    code = "outbox_full"
 
 
 class StoreUnavailable(Unavailable):

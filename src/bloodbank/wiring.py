@@ -8,26 +8,39 @@ from bloodbank._sqlite import Database
 from bloodbank.breaker import CircuitBreaker
 from bloodbank.config import Settings, redact_url
 from bloodbank.correlation_tracker import CorrelationTracker
+from bloodbank.outbox import Outbox
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.transports.base import Transport
 
 DATABASE_FILE = "bloodbank.db"
+OUTBOX_FILE = "outbox.db"
 SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What a bus is made of; nothing is open yet. `tracker` is None when tracking is off."""
+    """What a bus is made of; nothing is open yet.
+
+    tracker: None when tracking is off. outbox: None when it is switched off, and for the embedded log, which is on the
+    same disk.
+    """
 
     transport: Transport
     tracker: CorrelationTracker | None
+    outbox: Outbox | None
 
 
 def build(settings: Settings, *, tracking: bool) -> Backends:
     """Return the transport and the tracker that the settings ask for."""
     # Not opened before somebody enters it; transport and store share the one file.
     database = Database(settings.data_dir / DATABASE_FILE)
-    return Backends(_transport(settings, database), _tracker(settings, database) if tracking else None)
+    kept = Database(settings.data_dir / OUTBOX_FILE)
+    has_outbox = settings.outbox == "on" and settings.rabbit_url is not None
+    return Backends(
+        _transport(settings, database),
+        _tracker(settings, database) if tracking else None,
+        Outbox(kept, limit_bytes=settings.outbox_limit_bytes) if has_outbox else None,
+    )
 
 
 def _transport(settings: Settings, database: Database) -> Transport:
