@@ -8,6 +8,8 @@ from bloodbank._sqlite import Database
 from bloodbank.breaker import CircuitBreaker
 from bloodbank.config import Settings, redact_url
 from bloodbank.correlation_tracker import CorrelationTracker
+from bloodbank.deferral import Journal
+from bloodbank.journal import SqliteJournal
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.transports.base import Transport
 
@@ -56,8 +58,17 @@ def _tracker(settings: Settings, database: Database) -> CorrelationTracker:
     return build_tracker(settings, SqliteStore(database), retention_seconds=retention_seconds)
 
 
+def build_journal(settings: Settings, database: Database) -> SqliteJournal:
+    """Return the journal in a file, with the limit of the settings."""
+    return SqliteJournal(database, limit=settings.journal_limit)
+
+
 def build_tracker(
-    settings: Settings, store: CorrelationStore, *, retention_seconds: float | None = None
+    settings: Settings,
+    store: CorrelationStore,
+    *,
+    retention_seconds: float | None = None,
+    journal: Journal | None = None,
 ) -> CorrelationTracker:
     """Return a tracker over a store, with the limits of the settings."""
     breaker = CircuitBreaker(
@@ -71,6 +82,7 @@ def build_tracker(
         batch_limit=settings.tracker_batch_limit,
         queue_limit=settings.tracker_queue_limit,
         retention_seconds=retention_seconds,
+        journal=journal,
     )
 
 
