@@ -25,6 +25,8 @@ from bloodbank.envelope import (
     read_envelope,
 )
 from bloodbank.errors import InvalidEvent
+from bloodbank.events.registry import utc_now
+from bloodbank.stores.base import Link
 from bloodbank.transports.base import Message
 
 VERSION_HEADER = "bloodbank-version"
@@ -167,6 +169,23 @@ def decode(body: bytes) -> EventEnvelope[Any]:
     if not isinstance(fields, dict):
         raise InvalidEvent("The message is not a JSON object.", [("body", "Input should be an object")])
     return read_envelope(cast("dict[str, Any]", fields))
+
+
+def link_of(envelope: EventEnvelope[Any], digest: bytes, accepted_at: datetime | None = None) -> Link:
+    """Return what the index keeps of an event.
+
+    digest: of the envelope, or empty where nobody asked for it. accepted_at: aware; default: now.
+    """
+    source = envelope.source
+    return Link(
+        envelope.event_id,
+        tuple(envelope.correlation_ids),
+        envelope.event_type,
+        envelope.timestamp,
+        source.app or source.host,
+        accepted_at or utc_now(),
+        digest,
+    )
 
 
 def digest(body: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, NamedTuple, Self, overload
@@ -18,7 +17,7 @@ from bloodbank.config import Settings, load_settings
 from bloodbank.correlation_tracker import CorrelationTracker, Lineage
 from bloodbank.envelope import AnyEnvelope, EventEnvelope, Source, envelope_from_v2_call
 from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen, TrackingDisabled
-from bloodbank.events.registry import EventRegistry, utc_now
+from bloodbank.events.registry import EventRegistry
 from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.stores.base import Direction, Link, Node
 from bloodbank.transports.base import Message, Receipt, Transport
@@ -306,7 +305,7 @@ class Publisher:
                 if known is not None:
                     return known
             _remember_attempt(envelope)
-            link = link_of(envelope, message)
+            link = codec.link_of(envelope, message.digest)
             del envelope
             receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
             try:
@@ -370,7 +369,7 @@ class Publisher:
             else:
                 answers[place] = PublishResult(outcome.event_id, _status(outcome), _DISABLED)
         if accepted:
-            lineages = await self._record([link_of(events[place], messages[place]) for place in accepted])
+            lineages = await self._record([codec.link_of(events[place], messages[place].digest) for place in accepted])
             for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
                 answers[place] = PublishResult(receipt.event_id, _status(receipt), lineage)
 
@@ -406,20 +405,6 @@ class Publisher:
         except NotOpen:
             # Closed while these were on their way: they are on the bus, and that is what the answer must say.
             return [Lineage.DEFERRED] * len(links)
-
-
-def link_of(envelope: EventEnvelope[Any], message: Message, accepted_at: datetime | None = None) -> Link:
-    """Return what the index keeps of an event. accepted_at: default: now."""
-    source = envelope.source
-    return Link(
-        envelope.event_id,
-        tuple(envelope.correlation_ids),
-        envelope.event_type,
-        envelope.timestamp,
-        source.app or source.host,
-        accepted_at or utc_now(),
-        message.digest,
-    )
 
 
 def _may_be_known(envelope: EventEnvelope[Any]) -> bool:
