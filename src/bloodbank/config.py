@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("bloodbank"),
         validation_alias="BLOODBANK_DATA_DIR",
-        description="Folder of the embedded log, the index and the outbox. Default: where the platform keeps user data.",
+        description="Folder of the embedded log, index and outbox. Default: where the platform keeps user data.",
     )
     server_url: str | None = Field(
         None,
@@ -186,11 +186,11 @@ class Settings(BaseSettings):
         description="Longest wait for one attempt to connect to a broker or store.",
     )
     correlation_timeout_seconds: float = Field(
-        1.0,
+        0.5,
         gt=0,
         le=1.0,
         validation_alias="BLOODBANK_CORRELATION_TIMEOUT_SECONDS",
-        description="Longest time that recording causes may add to a publish; at most 1.",
+        description="Longest time that a publish waits for the index; the journal may add as much. At most 1.",
     )
     query_timeout_seconds: float = Field(
         10.0,
@@ -225,6 +225,12 @@ class Settings(BaseSettings):
         le=10_000,
         validation_alias="BLOODBANK_TRACKER_BATCH_LIMIT",
         description="Most events recorded in one round trip.",
+    )
+    journal_limit: int = Field(
+        500_000,
+        ge=0,
+        validation_alias="BLOODBANK_JOURNAL_LIMIT",
+        description="Most links kept on disk while the index is away; beyond it `bb reindex` brings them in.",
     )
     lineage_depth_limit: int = Field(
         50_000,

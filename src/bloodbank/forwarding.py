@@ -23,7 +23,7 @@ from bloodbank.errors import (
     TransportUnavailable,
     Unavailable,
 )
-from bloodbank.outbox import Outbox, Settled, Waiting
+from bloodbank.outbox import NOTHING_SETTLED, Outbox, Settled, Waiting
 from bloodbank.stores.base import Link
 from bloodbank.transports.base import Message, Receipt, Transport
 
@@ -77,7 +77,7 @@ class Forwarder:
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         # What became of the last batch and is not noted yet.
-        self._settled = Settled()
+        self._settled = NOTHING_SETTLED
         # One after the other until the broker has answered again.
         self._is_away = False
         self._file_failed = False
@@ -201,12 +201,12 @@ class Forwarder:
 
     async def _forward(self, outbox: Outbox) -> _Round:
         """Send one batch."""
-        if self._settled == Settled() and not await outbox.has_due():
+        if self._settled == NOTHING_SETTLED and not await outbox.has_due():
             return _Round.NOTHING
         batch = await outbox.exchange(self._settled, limit=1) if self._is_away else await outbox.exchange(self._settled)
-        self._settled = Settled()
+        self._settled = NOTHING_SETTLED
         if not batch:
-            await outbox.settle(Settled())
+            await outbox.settle(NOTHING_SETTLED)
             return _Round.NOTHING
         outcomes = await self._transport.publish_many(
             [waiting.message for waiting in batch], timeout_seconds=self._timeout_seconds
@@ -217,7 +217,7 @@ class Forwarder:
         self._settled = _judge(batch, outcomes)
         if not forwarded and not self._settled.set_aside:
             self._is_away = self._is_away or any(_is_silence(outcome) for outcome in outcomes)
-            settled, self._settled = self._settled, Settled()
+            settled, self._settled = self._settled, NOTHING_SETTLED
             await outbox.settle(settled)
             return _Round.STUCK
         for number, reason in self._settled.set_aside:

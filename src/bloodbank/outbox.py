@@ -95,6 +95,9 @@ class Settled(NamedTuple):
     set_aside: Sequence[tuple[int, str]] = ()
 
 
+NOTHING_SETTLED = Settled()
+
+
 class Outbox:
     """The outbox in a file that others may share.
 
@@ -163,7 +166,7 @@ class Outbox:
         with self._translated():
             return bool(await self._database.read(lambda connection: _due(connection, limit=1)))
 
-    async def exchange(self, settled: Settled = Settled(), *, limit: int = BATCH_EVENTS) -> list[Waiting] | None:
+    async def exchange(self, settled: Settled = NOTHING_SETTLED, *, limit: int = BATCH_EVENTS) -> list[Waiting] | None:
         """Note what became of a batch, renew the lease and return the next one; in one transaction.
 
         None: another process forwards. An empty list: nothing is due.

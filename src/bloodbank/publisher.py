@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, NamedTuple, Self, overload
+from typing import Any, NamedTuple, Self, cast, overload
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -340,8 +340,7 @@ class Publisher:
 
     async def _accept(self, transport: Transport, message: Message) -> Receipt | None:
         """Return the receipt, or None: the event is in the outbox. Raises as `publish`."""
-        forwarder = self._forwarder
-        assert forwarder is not None
+        forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
         if forwarder.is_diverting:
             await forwarder.keep(message)
             return None
@@ -523,8 +522,7 @@ class Publisher:
     async def _accept_many(
         self, transport: Transport, messages: Sequence[Message]
     ) -> Sequence[Receipt | BloodbankError | None]:
-        forwarder = self._forwarder
-        assert forwarder is not None
+        forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
         if forwarder.is_diverting:
             return await forwarder.keep_many(messages)
         try:
@@ -532,7 +530,7 @@ class Publisher:
         except NotOpen as error:
             # Closed meanwhile, or else each message would have an answer of its own.
             outcomes = [error] * len(messages)
-        if all([isinstance(outcome, Receipt) for outcome in outcomes]):
+        if all(isinstance(outcome, Receipt) for outcome in outcomes):
             return outcomes
         return await forwarder.recover_many(messages, outcomes)
 
