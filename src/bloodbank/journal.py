@@ -129,14 +129,14 @@ class SqliteJournal:
 
     def _append_together(self, connection: sqlite3.Connection, batches: Sequence[Sequence[Link]]) -> list[int]:
         """Append those of the first for which there is room, and count the others."""
-        if (counts := self._append_at_once(connection, batches)) is not None:
-            return counts
+        if (all_kept := self._append_at_once(connection, batches)) is not None:
+            return all_kept
         links = [link for links in batches for link in links]
         room = max(0, self._limit - connection.execute(_SQL["used"]).fetchone()[0])
         connection.executemany(_SQL["append"], [_columns(Row.of(link)) for link in links[:room]])
         if lost := links[room:]:
             _add_missed(connection, Missed.of(lost))
-        counts = []
+        counts: list[int] = []
         for batch in batches:
             counts.append(min(len(batch), room))
             room -= counts[-1]
@@ -168,9 +168,7 @@ def _link(
     event_id: bytes, parents: bytes, event_type: str, source: str, happened_at: int, accepted_at: int, digest: bytes
 ) -> Link:
     parent_ids = tuple([UUID(bytes=parent) for parent in split_ids(parents)])
-    return Link(
-        UUID(bytes=event_id), parent_ids, event_type, moment(happened_at), source, moment(accepted_at), digest
-    )
+    return Link(UUID(bytes=event_id), parent_ids, event_type, moment(happened_at), source, moment(accepted_at), digest)
 
 
 def _set_aside(connection: sqlite3.Connection, number: int, reason: str) -> None:
