@@ -129,14 +129,14 @@ class SqliteJournal:
 
     def _append_together(self, connection: sqlite3.Connection, batches: Sequence[Sequence[Link]]) -> list[int]:
         """Append those of the first for which there is room, and count the others."""
-        if (counts := self._append_at_once(connection, batches)) is not None:
-            return counts
+        if (all_kept := self._append_at_once(connection, batches)) is not None:
+            return all_kept
         links = [link for links in batches for link in links]
         room = max(0, self._limit - connection.execute(_SQL["used"]).fetchone()[0])
         connection.executemany(_SQL["append"], [_columns(Row.of(link)) for link in links[:room]])
         if lost := links[room:]:
             _add_missed(connection, Missed.of(lost))
-        counts = []
+        counts: list[int] = []
         for batch in batches:
             counts.append(min(len(batch), room))
             room -= counts[-1]
