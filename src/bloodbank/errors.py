@@ -26,7 +26,12 @@ that HTTP problems carry.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
+
+UnknownReason = Literal["timed_out", "lost", "nacked"]
+"""Why an answer is missing: it did not come in time; the connection or its channel ended before it came; the broker
+said that some queue did not take the event."""
 
 
 class BloodbankError(Exception):
@@ -116,14 +121,15 @@ class EventConflict(PublishRejected):
 class PublishUnknown(PublishError):
     """The event may be stored: the answer was lost. Publishing the same id again is safe.
 
-    timed_out: no answer came in time; otherwise the connection was lost, or one queue did not take the event.
+    reason: after "lost" the next attempt finds a connection, or learns at once that there is none; after "timed_out"
+    the broker has had its time, and after "nacked" it needs some.
     """
 
     code = "publish_unknown"
 
-    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+    def __init__(self, message: str, *, reason: UnknownReason = "timed_out") -> None:
         super().__init__(message)
-        self.timed_out = timed_out
+        self.reason: UnknownReason = reason
 
 
 class Unavailable(BloodbankError, ConnectionError):

@@ -168,7 +168,9 @@ class Forwarder:
         return answers
 
     def _has_kept(self, error: Undecided | None) -> None:
-        if isinstance(error, TransportUnavailable) or (isinstance(error, PublishUnknown) and error.timed_out):
+        if isinstance(error, TransportUnavailable) or (
+            isinstance(error, PublishUnknown) and error.reason == "timed_out"
+        ):
             if not self.is_diverting:
                 logger.warning("Events are kept in the outbox until the broker takes them: %s", error)
             self.is_diverting = self._is_away = True
@@ -261,8 +263,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def may_send_again(outcome: object) -> bool:
-    """Say whether sending the same id at once makes sense: its connection was lost, or one queue did not take it."""
-    return isinstance(outcome, PublishUnknown) and not outcome.timed_out
+    """Say whether sending the same id at once makes sense."""
+    return isinstance(outcome, PublishUnknown) and outcome.reason == "lost"
 
 
 def _not_asked() -> TransportUnavailable:
@@ -272,18 +274,20 @@ def _not_asked() -> TransportUnavailable:
 def _worse(first: Receipt | BloodbankError, second: Outcome) -> Outcome | PublishUnknown:
     """Return the second outcome, unless the first one says more: what may be stored is not «not sent»."""
     if isinstance(first, PublishUnknown) and isinstance(second, (TransportUnavailable, NotOpen)):
-        return PublishUnknown(f"{first} Sending it again failed: {second}", timed_out=True)
+        return PublishUnknown(f"{first} Sending it again failed: {second}")
     return second
 
 
 def _not_kept(error: Undecided | None, full: Unavailable) -> PublishUnknown | Unavailable:
     if isinstance(error, PublishUnknown):
-        return PublishUnknown(f"{error} It could not be kept on disk either: {full}")
+        return PublishUnknown(f"{error} It could not be kept on disk either: {full}", reason=error.reason)
     return full
 
 
 def _is_silence(outcome: object) -> bool:
-    return isinstance(outcome, TransportUnavailable) or (isinstance(outcome, PublishUnknown) and outcome.timed_out)
+    return isinstance(outcome, TransportUnavailable) or (
+        isinstance(outcome, PublishUnknown) and outcome.reason == "timed_out"
+    )
 
 
 def _judge(batch: Sequence[Waiting], outcomes: Sequence[Receipt | BloodbankError]) -> Settled:
@@ -296,7 +300,7 @@ def _judge(batch: Sequence[Waiting], outcomes: Sequence[Receipt | BloodbankError
             forwarded.append(waiting.number)
         elif isinstance(outcome, PublishRejected):
             set_aside.append((waiting.number, str(outcome)))
-        elif may_send_again(outcome):
+        elif isinstance(outcome, PublishUnknown) and outcome.reason != "timed_out":
             later = waiting.attempts - QUICK_ATTEMPTS
             seconds = 0.0 if later < 0 else min(2.0**later, LONGEST_POSTPONEMENT_SECONDS)
             postponed.append((waiting.number, seconds))

@@ -233,8 +233,7 @@ class EmbeddedTransport:
             if error.begun:
                 return PublishUnknown(
                     f"{path} was not on the disk within {timeout_seconds} s; the event may be stored. "
-                    "Publishing the same id again is safe.",
-                    timed_out=True,
+                    "Publishing the same id again is safe."
                 )
             return TransportUnavailable(
                 f"{path} did not take a write within {timeout_seconds} s. Nothing was stored; try again."
