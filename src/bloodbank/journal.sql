@@ -23,7 +23,6 @@ WHERE :count + ifnull((SELECT max(number) FROM journal) - (SELECT min(number) FR
     + (SELECT count(*) FROM journal_aside) <= :limit
 ORDER BY key
 
-
 -- name: append_one
 -- The same for one row, without JSON: who publishes one by one waits for each. The last value is the limit.
 INSERT INTO journal (event_id, parents, event_type, source, happened_at, accepted_at, digest)
