@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bloodbank.causation import caused_by, uncaused
     from bloodbank.config import Settings, load_settings
-    from bloodbank.correlation_tracker import CorrelationTracker, Lineage
+    from bloodbank.correlation_tracker import CorrelationTracker
+    from bloodbank.deferral import Lineage
     from bloodbank.envelope import (
         SCHEMA_VERSION,
         AgentContext,
@@ -122,7 +123,7 @@ _HOME = {
     "Graph": "stores.base",
     "InvalidEvent": "errors",
     "InvalidQuery": "errors",
-    "Lineage": "correlation_tracker",
+    "Lineage": "deferral",
     "LoggedEvent": "event_log",
     "Node": "stores.base",
     "NotOpen": "errors",
