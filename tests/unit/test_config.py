@@ -61,6 +61,7 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_LOG_RETENTION_DAYS": ("1.5", 1.5, "inf"),
     "BLOODBANK_LEASE_SECONDS": ("2", 2.0, "0.5"),
     "BLOODBANK_POLL_SECONDS": ("0.5", 0.5, "0"),
+    "BLOODBANK_REINDEX_PATIENCE_SECONDS": ("5", 5.0, "-1"),
     "BLOODBANK_REDIS_PREFIX": ("my-bus.1", "my-bus.1", "a:b"),
     "BLOODBANK_OUTBOX": ("off", "off", "maybe"),
     "BLOODBANK_OUTBOX_LIMIT_BYTES": ("2000000", 2_000_000, "1000"),
