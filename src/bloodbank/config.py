@@ -278,6 +278,13 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_POLL_SECONDS",
         description="How often the embedded log looks for events of other processes.",
     )
+    reindex_patience_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        validation_alias="BLOODBANK_REINDEX_PATIENCE_SECONDS",
+        description="How long `bb reindex` waits, without any progress, for a broker or store that is away.",
+    )
     redis_prefix: str = Field(
         "bb",
         min_length=1,

@@ -221,6 +221,14 @@ class CorrelationTracker(Recorder):
         self._breaker.record_success()
         return answer
 
+    async def rebuild(self, links: Sequence[Link]) -> None:
+        """Record events of the log, past the queue; when this returns, the index has them.
+
+        Idempotent, and of no effect on those that are recorded already. Takes at most `query_timeout_seconds`.
+        Raises StoreUnavailable, when some may be recorded; StoreFormatError.
+        """
+        await self._ask(lambda: self._store.record(links))
+
 
 def parse_direction(text: str) -> Direction:
     """Return the direction of a name. Raises InvalidQuery that lists the names."""
