@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,17 +32,19 @@ class PortMapper:
     def __init__(self) -> None:
         self.port = free_port()
         self._program = find_program("epmd", install=INSTALL)
+        self._starting = threading.Lock()
         self._process: OwnedProcess | None = None
 
     def start(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Start unless it runs; its log goes into the folder."""
-        if self._process is None:
-            self._process = OwnedProcess(
-                [self._program, "-address", "127.0.0.1", "-port", str(self.port)],
-                env=environment,
-                cwd=folder,
-                log=folder / "epmd.log",
-            )
+        """Start unless it runs; its log goes into the folder. Nodes may call this from several threads."""
+        with self._starting:
+            if self._process is None:
+                self._process = OwnedProcess(
+                    [self._program, "-address", "127.0.0.1", "-port", str(self.port)],
+                    env=environment,
+                    cwd=folder,
+                    log=folder / "epmd.log",
+                )
 
     def close(self) -> None:
         """End it. Idempotent."""
