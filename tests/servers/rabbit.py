@@ -64,7 +64,6 @@ class RabbitServer(Server):
 
     def __init__(self, settings: str = "", *, mapper: PortMapper | None = None) -> None:
         self._server = find_program("rabbitmq-server", folders=FOLDERS, install=INSTALL)
-        self._control = find_program("rabbitmqctl", folders=FOLDERS, install=INSTALL)
         super().__init__()
         self._mapper = mapper or PortMapper()
         self._owns_mapper = mapper is None
@@ -80,8 +79,12 @@ class RabbitServer(Server):
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on this node and return what it printed. Takes a second or two."""
+        return self.run("rabbitmqctl", *arguments)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of RabbitMQ's tools on this node, such as rabbitmq-queues, and return what it printed."""
         done = subprocess.run(
-            [self._control, "-n", self.node, *arguments],
+            [find_program(program, folders=FOLDERS, install=INSTALL), "-n", self.node, *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -89,7 +92,7 @@ class RabbitServer(Server):
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{program} {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def answers(self) -> bool:

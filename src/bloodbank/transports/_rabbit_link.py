@@ -169,7 +169,9 @@ class Link:
             except TransportUnavailable as error:
                 failures.append(error)
                 if len(failures) < len(self._nodes):
-                    logger.info("%s Trying the next node (%s).", error, self._name)
+                    # Once: what goes on after a round in vain has been said by then.
+                    level = logging.INFO if is_first_round else logging.DEBUG
+                    logger.log(level, "%s Trying the next node (%s).", error, self._name)
                 else:
                     self._down(_none_of(failures, self._all))
                     failures.clear()
