@@ -169,6 +169,22 @@ async def test_the_leaders_of_log_and_group_die_and_nothing_confirmed_is_lost(
         assert await missing_in_log(cluster, exchange, load.accepted) == set()
 
 
+async def test_a_publisher_at_a_node_that_lives_goes_on_when_the_leader_of_the_log_dies_at_another(
+    cluster: RabbitCluster, exchange: str
+) -> None:
+    """RabbitMQ nacks all that comes on its channel from then on; a new channel works."""
+    async with transport_at(cluster.nodes[1].url, exchange) as first:
+        await first.publish(message(), timeout_seconds=10)
+    leader = (await run_sync(cluster.members, queues(exchange)[0])).leader
+    assert leader is not None
+    await run_sync(cluster.write_registers)
+    async with transport_at(cluster.nodes[(leader + 1) % 3].url, exchange) as transport:
+        load = Load(transport)
+        await load.publish_while(2500, cluster.nodes[leader].power_cut)
+    await run_sync(cluster.start)
+    assert await missing_in_log(cluster, exchange, load.accepted) == set()
+
+
 async def test_a_node_that_is_cut_off_pauses_and_its_clients_go_on_at_another(
     cluster: RabbitCluster, exchange: str, caplog: pytest.LogCaptureFixture
 ) -> None:
