@@ -155,7 +155,11 @@ def make_store(description: dict[str, Any]) -> CorrelationStore:
         settings = Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"])
         return RedisStore(settings, read_by_levels=description["read_by_levels"])
     if description["backend"] == "redis cluster":
-        return RedisClusterStore(
-            Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"])
+        settings = Settings(
+            _env_file=None,
+            redis_url=description["url"],
+            redis_prefix=description["prefix"],
+            redis_replica_seconds=5.0,  # a busy machine is no reason to take a replica for dead
         )
+        return RedisClusterStore(settings)
     return SqliteStore(Database(Path(description["path"]), busy_seconds=0.3))

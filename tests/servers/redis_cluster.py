@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 
 from redis import Redis
@@ -110,6 +112,18 @@ class RedisCluster:
         """Return the node that copies a master."""
         return next(node for node in self.nodes if node.info("replication").get("master_port") == str(master.port))
 
+    def hand_over(self, master: ClusterNode) -> None:
+        """Let the replica of a master follow it, as an operator would; return when it has."""
+        replica = self.replica_of(master)
+        deadline = time.monotonic() + START_SECONDS
+        while not replica.is_master:
+            # One attempt is given up after five seconds, for example when the last failover was not long ago.
+            replica.ask("CLUSTER", "FAILOVER")
+            with contextlib.suppress(TimeoutError):
+                wait_until(lambda: replica.is_master, seconds=6, what="manual failover")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"manual failover: not within {START_SECONDS:.0f} s")
+
     def is_serving(self) -> bool:
         """Whether all nodes that run agree that every slot is served."""
         states = [node.info("cluster").get("cluster_state") for node in self.nodes if node.running]
@@ -125,7 +139,18 @@ class RedisCluster:
         masters = [
             role for role in roles if role.get("role") == "master" and "'state': 'online'" in role.get("slave0", "")
         ]
+        if not all(self._lists_replicas(node) for node in self.nodes):
+            return False
         return known == {str(len(self.nodes))} and len(copies) == MASTERS and len(masters) == MASTERS
+
+    def _lists_replicas(self, node: ClusterNode) -> bool:
+        """Whether a node tells clients of a replica for every slot; it does not while it has not heard from it."""
+        try:
+            with Redis(port=node.port, socket_timeout=5) as client:
+                ranges = client.execute_command("CLUSTER SLOTS")
+        except (RedisError, OSError):
+            return False
+        return all(len(replicas) == 1 for _, _, _, *replicas in ranges)
 
     def _form(self) -> None:
         masters, replicas = self.nodes[:MASTERS], self.nodes[MASTERS:]

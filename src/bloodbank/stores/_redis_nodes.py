@@ -26,7 +26,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import TimeoutError as DriverTimeoutError
 
 from bloodbank._redis_url import RedisServers
-from bloodbank.errors import NotOpen, StoreUnavailable
+from bloodbank.errors import BloodbankError, NotOpen, StoreUnavailable
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, cluster_error
 from bloodbank.stores._redis_reading import Command
 from bloodbank.stores._redis_scripts import Script
@@ -99,6 +99,7 @@ class Nodes:
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = 0.0
         self._suspect: str | None = None
+        self._new_client()  # to know that its options are valid
 
     @property
     def is_open(self) -> bool:
@@ -138,6 +139,9 @@ class Nodes:
         try:
             async with asyncio.timeout(self._query_timeout), self._turns:
                 return await self._answers(calls, durable=durable)
+        except BloodbankError:
+            # Unavailable is an OSError; it has its sentence already.
+            raise
         except DRIVER_ERRORS as error:
             raise cluster_error(error, self._address) from error
 
@@ -285,8 +289,14 @@ class Nodes:
         self._is_outdated = False
         try:
             async with asyncio.timeout(self._connect_timeout):
+                known = client.nodes_manager.startup_nodes
+                first = await _first_to_answer([node for node in known.values() if node.name != suspect])
+                # The driver asks one after the other, and a frozen one would keep it from the others.
+                if first is not None:
+                    client.nodes_manager.startup_nodes = {first.name: first}
+                    await _disconnect([node for node in known.values() if node is not first])
                 await client.nodes_manager.initialize(last_failed_node_name=suspect)
-        except DRIVER_ERRORS:
+        except BaseException:
             self._is_outdated = True
             if self._client is client:
                 # Those that were found may all have other addresses by now: begin again with those of the URL.
@@ -347,10 +357,30 @@ class Nodes:
         } | ours
 
 
+async def _first_to_answer(nodes: Sequence[ClusterNode]) -> ClusterNode | None:
+    """Ask all at the same time; return the first that answers, None when none does."""
+    asking = {asyncio.create_task(node.execute_command("PING")): node for node in nodes}
+    waiting = set(asking)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None:
+                    return asking[task]
+        return None
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def _close(client: RedisCluster) -> None:
     # `client.aclose()` does nothing for a client that did not connect by itself.
-    for nodes in ("nodes_cache", "startup_nodes"):
-        try:
-            await client.nodes_manager.aclose(nodes)
-        except DRIVER_ERRORS:
-            logger.debug("A connection to Redis did not close in order.", exc_info=True)
+    manager = client.nodes_manager
+    await _disconnect([*manager.nodes_cache.values(), *manager.startup_nodes.values()])
+
+
+async def _disconnect(nodes: Sequence[ClusterNode]) -> None:
+    for error in await asyncio.gather(*(node.disconnect() for node in nodes), return_exceptions=True):
+        if isinstance(error, Exception):
+            logger.debug("A connection to Redis did not close in order.", exc_info=error)
