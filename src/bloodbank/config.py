@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("bloodbank"),
         validation_alias="BLOODBANK_DATA_DIR",
-        description="Folder of the embedded log and index. Default: where the platform keeps user data.",
+        description="Folder of the embedded log, index and outbox. Default: where the platform keeps user data.",
     )
     server_url: str | None = Field(
         None,
@@ -186,11 +186,11 @@ class Settings(BaseSettings):
         description="Longest wait for one attempt to connect to a broker or store.",
     )
     correlation_timeout_seconds: float = Field(
-        1.0,
+        0.5,
         gt=0,
         le=1.0,
         validation_alias="BLOODBANK_CORRELATION_TIMEOUT_SECONDS",
-        description="Longest time that recording causes may add to a publish; at most 1.",
+        description="Longest time that a publish waits for the index; the journal may add as much. At most 1.",
     )
     query_timeout_seconds: float = Field(
         10.0,
@@ -225,6 +225,12 @@ class Settings(BaseSettings):
         le=10_000,
         validation_alias="BLOODBANK_TRACKER_BATCH_LIMIT",
         description="Most events recorded in one round trip.",
+    )
+    journal_limit: int = Field(
+        500_000,
+        ge=0,
+        validation_alias="BLOODBANK_JOURNAL_LIMIT",
+        description="Most links kept on disk while the index is away; beyond it `bb reindex` brings them in.",
     )
     lineage_depth_limit: int = Field(
         50_000,
@@ -272,6 +278,13 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_POLL_SECONDS",
         description="How often the embedded log looks for events of other processes.",
     )
+    reindex_patience_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        validation_alias="BLOODBANK_REINDEX_PATIENCE_SECONDS",
+        description="How long `bb reindex` waits, without any progress, for a broker or store that is away.",
+    )
     redis_prefix: str = Field(
         "bb",
         min_length=1,
@@ -279,6 +292,31 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.-]+$",
         validation_alias="BLOODBANK_REDIS_PREFIX",
         description="First part of every Redis key, so that several buses can share one Redis.",
+    )
+    outbox: Literal["on", "off"] = Field(
+        "on",
+        validation_alias="BLOODBANK_OUTBOX",
+        description="Whether events are kept on disk while RabbitMQ takes none, and causes while the index is away.",
+    )
+    outbox_limit_bytes: int = Field(
+        1_073_741_824,
+        ge=1_048_576,
+        validation_alias="BLOODBANK_OUTBOX_LIMIT_BYTES",
+        description="Largest size of the outbox's file in bytes; when it is full, events are refused.",
+    )
+    stop_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        validation_alias="BLOODBANK_STOP_DELAY_SECONDS",
+        description="How long the server goes on accepting after SIGTERM, while `/readyz` says that it stops.",
+    )
+    stop_timeout_seconds: float = Field(
+        15.0,
+        gt=0,
+        le=300,
+        validation_alias="BLOODBANK_STOP_TIMEOUT_SECONDS",
+        description="Longest time to finish what is under way when stopping; the rest stays in the outbox.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias="BLOODBANK_LOG_LEVEL", description="Level of the server's log."

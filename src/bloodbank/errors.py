@@ -15,6 +15,7 @@
     │   └── PublishUnknown            may be stored; the same id again is safe
     ├── Unavailable                   a dependency cannot be reached now; try again  (ConnectionError)
     │   ├── TransportUnavailable      the broker or the log; the event was not sent
+    │   │   └── OutboxFull            nor did the outbox have room for it
     │   └── StoreUnavailable          the correlation store; published events are safe in the log
     └── StoreFormatError              the store holds a format that this version does not read
 
@@ -25,7 +26,12 @@ that HTTP problems carry.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
+
+UnknownReason = Literal["timed_out", "lost", "nacked"]
+"""Why an answer is missing: it did not come in time; the connection or its channel ended before it came; the broker
+said that some queue did not take the event."""
 
 
 class BloodbankError(Exception):
@@ -113,9 +119,17 @@ class EventConflict(PublishRejected):
 
 
 class PublishUnknown(PublishError):
-    """The event may be stored: the answer was lost. Publishing the same id again is safe."""
+    """The event may be stored: the answer was lost. Publishing the same id again is safe.
+
+    reason: after "lost" the next attempt finds a connection, or learns at once that there is none; after "timed_out"
+    the broker has had its time, and after "nacked" it needs some.
+    """
 
     code = "publish_unknown"
+
+    def __init__(self, message: str, *, reason: UnknownReason = "timed_out") -> None:
+        super().__init__(message)
+        self.reason: UnknownReason = reason
 
 
 class Unavailable(BloodbankError, ConnectionError):
@@ -128,6 +142,12 @@ class TransportUnavailable(Unavailable):
     """The broker or the log cannot be reached. The event was not sent; try again."""
 
     code = "transport_unavailable"
+
+
+class OutboxFull(TransportUnavailable):
+    """The broker takes nothing now, and the outbox has no room; the event was not accepted."""
+
+    code = "outbox_full"
 
 
 class StoreUnavailable(Unavailable):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, NamedTuple, Self, overload
+from typing import Any, NamedTuple, Self, cast, overload
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -15,15 +15,20 @@ from pydantic import SecretStr
 from bloodbank import codec, wiring
 from bloodbank.config import Settings, load_settings
 from bloodbank.correlation_tracker import CorrelationTracker, Lineage
+from bloodbank.deduplication import Dedup, Deduplicator, is_duplicate
 from bloodbank.envelope import AnyEnvelope, EventEnvelope, Source, envelope_from_v2_call
 from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen, TrackingDisabled
 from bloodbank.events.registry import EventRegistry
+from bloodbank.forwarding import UNDECIDED, Forwarder
 from bloodbank.ids import event_id as deterministic_event_id
-from bloodbank.stores.base import Direction, Link, Node
+from bloodbank.outbox import Outbox
+from bloodbank.stores.base import ClaimState, Direction, Link
 from bloodbank.transports.base import Message, Receipt, Transport
 
 ENCODED_AT_ONCE_BYTES = 262_144
 """How much `publish_many` serialises before it lets others run."""
+LEASE_MARGIN_SECONDS = 5.0
+"""How much longer a claim holds than the publish that it was made for can take: recording, and a busy machine."""
 SLICE = 64
 """How many events `publish_many` serialises before it sends them; the broker has work while the rest is prepared."""
 
@@ -41,15 +46,21 @@ class Status(StrEnum):
 
 
 # Python 3.11 looks a member up in its class by a detour of a tenth of a microsecond.
-_PUBLISHED, _DUPLICATE, _DISABLED = Status.PUBLISHED, Status.DUPLICATE, Lineage.DISABLED
+_PUBLISHED, _DUPLICATE, _QUEUED = Status.PUBLISHED, Status.DUPLICATE, Status.QUEUED
+_DISABLED = Lineage.DISABLED
+_CHECKED, _SKIPPED = Dedup.CHECKED, Dedup.SKIPPED
 
 
 class PublishResult(NamedTuple):
-    """The answer to a publish: the event is on the bus, or on disk, whatever `status` says."""
+    """The answer to a publish: the event is on the bus, or on disk, whatever `status` says.
+
+    dedup: `skipped` when the caller chose the id and nobody could tell whether it is on the bus already.
+    """
 
     event_id: UUID
     status: Status
     lineage: Lineage
+    dedup: Dedup = _CHECKED
 
 
 class Publisher:
@@ -60,7 +71,8 @@ class Publisher:
 
     settings: default: read from the environment and `.env`.
     enable_correlation_tracking: keep the index of causes; off by default.
-    transport, tracker: already open ones, which are used and not closed.
+    transport, tracker, outbox: already open ones, which are used and not closed. With a transport that is given, only
+    a given outbox is used.
     registry: models that payloads of the version 2 call form are checked with.
     redis_host, redis_port, redis_password: take precedence over the settings, as in version 2.
     """
@@ -72,6 +84,7 @@ class Publisher:
         enable_correlation_tracking: bool = False,
         transport: Transport | None = None,
         tracker: CorrelationTracker | None = None,
+        outbox: Outbox | None = None,
         registry: EventRegistry | None = None,
         redis_host: str | None = None,
         redis_port: int | None = None,
@@ -93,12 +106,21 @@ class Publisher:
         self._tracking = enable_correlation_tracking or tracker is not None
         self._given_transport = transport
         self._given_tracker = tracker
+        self._given_outbox = outbox
         self._registry = registry or EventRegistry(accept_unknown=self._settings.unknown_event_types == "accept")
         self._transport: Transport | None = None
         self._tracker: CorrelationTracker | None = None
+        self._outbox: Outbox | None = None
+        # Both stay after closing began, for what is under way then.
+        self._forwarder: Forwarder | None = None
+        self._deduplicator: Deduplicator | None = None
+        self._transport_stack = AsyncExitStack()
         self._stack = AsyncExitStack()
-        # By id: who waits until the publish of that id has ended.
-        self._in_flight: dict[UUID, list[asyncio.Future[None]]] = {}
+        # Whether the transport itself tells duplicates. It stays the same while it is open.
+        self._transport_tells = False
+        self._with_digest = False
+        self._under_way = 0
+        self._all_ended: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -116,22 +138,53 @@ class Publisher:
         """
         if self._transport is not None:
             return
-        async with AsyncExitStack() as stack:
-            transport, tracker = self._given_transport, self._given_tracker
+        transport, tracker, outbox = self._given_transport, self._given_tracker, self._given_outbox
+        async with AsyncExitStack() as stack, AsyncExitStack() as transport_stack:
             if transport is None or (self._tracking and tracker is None):
                 # In a thread, since it imports the backends that are chosen.
                 backends = await asyncio.to_thread(wiring.build, self._settings, tracking=self._tracking)
-                transport = transport or await stack.enter_async_context(backends.transport)
+                if transport is None and outbox is None and backends.outbox is not None:
+                    outbox = await stack.enter_async_context(backends.outbox)
                 if self._tracking and tracker is None and backends.tracker is not None:
                     tracker = await stack.enter_async_context(backends.tracker)
-            self._stack = stack.pop_all()
-            self._transport, self._tracker = transport, tracker
+                transport = transport or await transport_stack.enter_async_context(backends.transport)
+            self._stack, self._transport_stack = stack.pop_all(), transport_stack.pop_all()
+        self._transport, self._tracker, self._outbox = transport, tracker, outbox
+        self._transport_tells = transport.features.detects_duplicates
+        self._with_digest = self._tracking or self._transport_tells
+        if tracker is not None and not self._transport_tells:
+            # Twice: a connection that is lost is tried again once.
+            lease_seconds = 2 * self._publish_timeout_seconds + LEASE_MARGIN_SECONDS
+            self._deduplicator = Deduplicator(tracker, lease_seconds=lease_seconds)
+        self._forwarder = Forwarder(
+            transport,
+            outbox,
+            timeout_seconds=self._publish_timeout_seconds,
+            record=tracker.record_many if tracker is not None else None,
+        )
+        self._forwarder.start()
 
     async def close(self) -> None:
-        """Close what was opened. Idempotent."""
+        """Take nothing more, finish what is under way within the stop timeout, and close what was opened. Idempotent.
+
+        What has no confirm by then is kept in the outbox; without one its callers get PublishUnknown.
+        """
         self._transport = None
-        self._tracker = None
+        stop_seconds = self._settings.stop_timeout_seconds
+        await self._end_under_way(stop_seconds)
+        if self._forwarder is not None:
+            await self._forwarder.stop(timeout_seconds=stop_seconds)
+        # What waits for its confirm gets an error now, which puts it into the outbox.
+        await self._transport_stack.aclose()
+        await self._end_under_way(stop_seconds)
+        self._tracker = self._outbox = None
         await self._stack.aclose()
+
+    async def _end_under_way(self, seconds: float) -> None:
+        if not self._under_way:
+            return
+        self._all_ended = asyncio.get_running_loop().create_future()
+        await asyncio.wait({self._all_ended}, timeout=seconds)
 
     @property
     def settings(self) -> Settings:
@@ -160,6 +213,11 @@ class Publisher:
         if self._tracker is None:
             raise NotOpen("The publisher is not open. Use it inside 'async with', or call start() first.")
         return self._tracker
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """The open outbox; None where there is none: the embedded log, or BLOODBANK_OUTBOX=off."""
+        return self._outbox
 
     @property
     def tracking_enabled(self) -> bool:
@@ -217,16 +275,21 @@ class Publisher:
                 registry=self._registry,
             )
         transport = self._transport or self.transport
-        if self._tracking:
-            publishing = self._publish_tracked(transport, envelope, codec.encode(envelope))
-            del envelope, routing_key  # as below
-            return await publishing
-        message = codec.encode(envelope, with_digest=transport.features.detects_duplicates)
-        _remember_attempt(envelope)
-        # Not kept while this waits: with a thousand in flight that takes 2 of 20 microseconds an event off.
-        del envelope, routing_key
-        receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
-        return PublishResult(receipt.event_id, _status(receipt), _DISABLED)
+        self._under_way += 1
+        try:
+            if self._tracking:
+                publishing = self._publish_tracked(transport, envelope, codec.encode(envelope))
+                del envelope, routing_key  # as below
+                return await publishing
+            message = codec.encode(envelope, with_digest=self._with_digest)
+            dedup = _CHECKED if self._transport_tells or not _may_be_known(envelope) else _SKIPPED
+            _remember_attempt(envelope)
+            # Not kept while this waits: with a thousand in flight that takes 2 of 20 microseconds an event off.
+            del envelope, routing_key
+            receipt = await self._accept(transport, message)
+            return PublishResult(message.event_id, _status(receipt), _DISABLED, dedup)
+        finally:
+            self._ended()
 
     async def publish_many(self, events: Sequence[EventEnvelope[Any]]) -> list[PublishResult | BloodbankError]:
         """Publish several envelopes, sharing confirms and round trips.
@@ -235,24 +298,11 @@ class Publisher:
         stands in the list again is published after the rest, as if by itself.
         """
         transport = self.transport
-        answers: dict[int, PublishResult | BloodbankError] = {}
-        first: dict[UUID, int] = {}
-        repeated = [place for place, event in enumerate(events) if first.setdefault(event.event_id, place) != place]
-        places = list(first.values())
-        if len(places) <= SLICE:
-            await self._publish_slice(transport, events, places, answers)
-        else:
-            async with asyncio.TaskGroup() as group:
-                for start in range(0, len(places), SLICE):
-                    group.create_task(self._publish_slice(transport, events, places[start : start + SLICE], answers))
-                    # It is on its way before the next is serialised, and others get their turn.
-                    await asyncio.sleep(0)
-        for place in repeated:
-            try:
-                answers[place] = await self.publish(events[place])
-            except BloodbankError as error:
-                answers[place] = error
-        return [answers[place] for place in range(len(events))]
+        self._under_way += 1
+        try:
+            return await self._publish_many(transport, events)
+        finally:
+            self._ended()
 
     def generate_event_id(self, event_type: str, /, **unique_fields: Any) -> UUID:
         """Return the UUIDv5 of a type and the fields that make an event unique; the same fields, the same id.
@@ -283,41 +333,92 @@ class Publisher:
         """
         return await self.tracker.debug_dump(event_id)
 
-    def _needs_digest(self, transport: Transport) -> bool:
-        return self._tracking or transport.features.detects_duplicates
+    def _ended(self) -> None:
+        self._under_way -= 1
+        if not self._under_way and self._all_ended is not None and not self._all_ended.done():
+            self._all_ended.set_result(None)
+
+    async def _accept(self, transport: Transport, message: Message) -> Receipt | None:
+        """Return the receipt, or None: the event is in the outbox. Raises as `publish`."""
+        forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
+        if forwarder.is_diverting:
+            await forwarder.keep(message)
+            return None
+        try:
+            return await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
+        except UNDECIDED as error:
+            return await forwarder.recover(message, error)
 
     async def _publish_tracked(
         self, transport: Transport, envelope: EventEnvelope[Any], message: Message
     ) -> PublishResult:
+        deduplicator = self._deduplicator
+        if deduplicator is None:
+            link = codec.link_of(envelope, message.digest)
+            del envelope
+            return await self._accept_and_record(transport, message, link, _CHECKED)
         event_id = message.event_id
-        takes_turns = not transport.features.detects_duplicates
-        if takes_turns:
-            # One `publish` of an id in this process goes at a time, so that the second sees the first in the index.
-            while (waiting := self._in_flight.get(event_id)) is not None:
-                turn = asyncio.get_running_loop().create_future()
-                waiting.append(turn)
-                await turn
-            self._in_flight[event_id] = []
+        await deduplicator.begin(event_id)
         try:
             # Asked in here: another task may have been publishing this very object.
-            if takes_turns and _may_be_known(envelope):
-                known = _duplicate(message, await self._find([event_id]))
-                if known is not None:
-                    return known
+            is_claimed, dedup = _may_be_known(envelope), _CHECKED
+            if is_claimed:
+                verdict = await deduplicator.claim(message)
+                if verdict is None:
+                    return PublishResult(event_id, _DUPLICATE, Lineage.RECORDED)
+                dedup = verdict
             _remember_attempt(envelope)
             link = codec.link_of(envelope, message.digest)
             del envelope
-            receipt = await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
             try:
-                recorded = self.tracker.enqueue(link)
-            except NotOpen:
-                # Closed while it was on its way: it is on the bus, and that is what the answer must say.
-                return PublishResult(event_id, _status(receipt), Lineage.DEFERRED)
-            return PublishResult(event_id, _status(receipt), await recorded)
+                return await self._accept_and_record(transport, message, link, dedup)
+            except BloodbankError:
+                if is_claimed:
+                    await deduplicator.release([event_id])
+                raise
         finally:
-            for turn in self._in_flight.pop(event_id) if takes_turns else ():
-                if not turn.done():
-                    turn.set_result(None)
+            deduplicator.end(event_id)
+
+    async def _accept_and_record(
+        self, transport: Transport, message: Message, link: Link, dedup: Dedup
+    ) -> PublishResult:
+        receipt = await self._accept(transport, message)
+        try:
+            recorded = self._tracker_to_record().enqueue(link)
+        except NotOpen:
+            # Closed while it was on its way: it is on the bus, and that is what the answer must say.
+            return PublishResult(message.event_id, _status(receipt), Lineage.DEFERRED, dedup)
+        return PublishResult(message.event_id, _status(receipt), await recorded, dedup)
+
+    def _tracker_to_record(self) -> CorrelationTracker:
+        if self._tracker is None:
+            raise NotOpen("The publisher was closed.")
+        return self._tracker
+
+    async def _publish_many(
+        self, transport: Transport, events: Sequence[EventEnvelope[Any]]
+    ) -> list[PublishResult | BloodbankError]:
+        answers: dict[int, PublishResult | BloodbankError] = {}
+        first: dict[UUID, int] = {}
+        for place, event in enumerate(events):
+            first.setdefault(event.event_id, place)
+        places = list(first.values())
+        if len(places) <= SLICE:
+            await self._publish_slice(transport, events, places, answers)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for start in range(0, len(places), SLICE):
+                    group.create_task(self._publish_slice(transport, events, places[start : start + SLICE], answers))
+                    # It is on its way before the next is serialised, and others get their turn.
+                    await asyncio.sleep(0)
+        # Ids that stand here again, or that somebody else publishes at this moment.
+        for place, event in enumerate(events):
+            if place not in answers:
+                try:
+                    answers[place] = await self.publish(event)
+                except BloodbankError as error:
+                    answers[place] = error
+        return [answers[place] for place in range(len(events))]
 
     async def _publish_slice(
         self,
@@ -326,13 +427,15 @@ class Publisher:
         places: Sequence[int],
         answers: dict[int, PublishResult | BloodbankError],
     ) -> None:
-        """Publish the events in some places, each with an id of its own; add their answers."""
+        """Publish the events in some places, each with an id of its own; add their answers.
+
+        Those whose id is being published by somebody else get none.
+        """
         messages: dict[int, Message] = {}
-        with_digest = self._needs_digest(transport)
         encoded_bytes = 0
         for place in places:
             try:
-                message = messages[place] = codec.encode(events[place], with_digest=with_digest)
+                message = messages[place] = codec.encode(events[place], with_digest=self._with_digest)
             except InvalidEvent as error:
                 answers[place] = error
                 continue
@@ -341,14 +444,54 @@ class Publisher:
                 # Many large events take seconds, and others wait for the event loop.
                 encoded_bytes = 0
                 await asyncio.sleep(0)
+        deduplicator = self._deduplicator
+        if deduplicator is None:
+            await self._send_many(transport, events, messages, answers, {})
+            return
+        free = set(deduplicator.begin_free(message.event_id for message in messages.values()))
+        messages = {place: message for place, message in messages.items() if message.event_id in free}
         try:
-            if not transport.features.detects_duplicates:
-                await self._answer_known(events, messages, answers)
-            if messages:
-                await self._send_many(transport, events, messages, answers)
-        except BloodbankError as error:
-            # Closed meanwhile, or else each message would have an answer of its own.
-            answers.update((place, error) for place in messages if place not in answers)
+            dedup = await self._claim_known(deduplicator, events, messages, answers)
+            await self._send_many(transport, events, messages, answers, dedup)
+            failed = [place for place in dedup if place in messages and not isinstance(answers[place], PublishResult)]
+            if failed:
+                await deduplicator.release([messages[place].event_id for place in failed])
+        finally:
+            for event_id in free:
+                deduplicator.end(event_id)
+
+    async def _claim_known(
+        self,
+        deduplicator: Deduplicator,
+        events: Sequence[EventEnvelope[Any]],
+        messages: dict[int, Message],
+        answers: dict[int, PublishResult | BloodbankError],
+    ) -> dict[int, Dedup]:
+        """Claim the ids that may be known; return for each that may be published whether it was looked up.
+
+        Events that are on the bus already are answered, and taken out of what is to be sent; taken out too are those
+        that another process publishes at this moment.
+        """
+        suspects = [place for place in messages if _may_be_known(events[place])]
+        claimed = await deduplicator.claim_many([messages[place] for place in suspects])
+        if claimed is None:
+            return dict.fromkeys(suspects, _SKIPPED)
+        dedup: dict[int, Dedup] = {}
+        for place, claim in zip(suspects, claimed, strict=True):
+            if claim.state is ClaimState.HELD:
+                del messages[place]
+                continue
+            try:
+                known = is_duplicate(messages[place], claim)
+            except EventConflict as error:
+                answers[place] = error
+                del messages[place]
+                continue
+            if known:
+                answers[place] = PublishResult(messages.pop(place).event_id, _DUPLICATE, Lineage.RECORDED)
+            else:
+                dedup[place] = _CHECKED
+        return dedup
 
     async def _send_many(
         self,
@@ -356,52 +499,46 @@ class Publisher:
         events: Sequence[EventEnvelope[Any]],
         messages: Mapping[int, Message],
         answers: dict[int, PublishResult | BloodbankError],
+        dedup: Mapping[int, Dedup],
     ) -> None:
+        if not messages:
+            return
+        if not self._tracking and not self._transport_tells:
+            dedup = {place: _SKIPPED for place in messages if _may_be_known(events[place])}
         for place in messages:
             _remember_attempt(events[place])
-        outcomes = await transport.publish_many(list(messages.values()), timeout_seconds=self._publish_timeout_seconds)
-        accepted: dict[int, Receipt] = {}
+        outcomes = await self._accept_many(transport, list(messages.values()))
+        accepted: dict[int, Receipt | None] = {}
         for place, outcome in zip(messages, outcomes, strict=True):
-            if not isinstance(outcome, Receipt):
+            if isinstance(outcome, BloodbankError):
                 answers[place] = outcome
-            elif self._tracking:
+            else:
                 accepted[place] = outcome
-            else:
-                answers[place] = PublishResult(outcome.event_id, _status(outcome), _DISABLED)
-        if accepted:
-            lineages = await self._record([codec.link_of(events[place], messages[place].digest) for place in accepted])
-            for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
-                answers[place] = PublishResult(receipt.event_id, _status(receipt), lineage)
+        lineages = await self._record([codec.link_of(events[p], messages[p].digest) for p in accepted])
+        for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
+            event_id = messages[place].event_id
+            answers[place] = PublishResult(event_id, _status(receipt), lineage, dedup.get(place, _CHECKED))
 
-    async def _answer_known(
-        self,
-        events: Sequence[EventEnvelope[Any]],
-        messages: dict[int, Message],
-        answers: dict[int, PublishResult | BloodbankError],
-    ) -> None:
-        """Answer the events that are on the bus already, and take them out of what is to be sent."""
-        suspects = [place for place in messages if _may_be_known(events[place])]
-        known = await self._find([events[place].event_id for place in suspects])
-        for place in suspects:
-            try:
-                result = _duplicate(messages[place], known)
-            except EventConflict as error:
-                answers[place] = error
-            else:
-                if result is None:
-                    continue
-                answers[place] = result
-            del messages[place]
-
-    async def _find(self, event_ids: Sequence[UUID]) -> Mapping[UUID, Node]:
-        """Ask the index which ids are known; an index that is off or away knows none."""
-        if self._tracker is None or not event_ids:
-            return {}
-        return await self._tracker.find(event_ids) or {}
-
-    async def _record(self, links: Sequence[Link]) -> list[Lineage]:
+    async def _accept_many(
+        self, transport: Transport, messages: Sequence[Message]
+    ) -> Sequence[Receipt | BloodbankError | None]:
+        forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
+        if forwarder.is_diverting:
+            return await forwarder.keep_many(messages)
         try:
-            return await self.tracker.record_many(links)
+            outcomes = await transport.publish_many(messages, timeout_seconds=self._publish_timeout_seconds)
+        except NotOpen as error:
+            # Closed meanwhile, or else each message would have an answer of its own.
+            outcomes = [error] * len(messages)
+        if all(isinstance(outcome, Receipt) for outcome in outcomes):
+            return outcomes
+        return await forwarder.recover_many(messages, outcomes)
+
+    async def _record(self, links: Sequence[Link]) -> Sequence[Lineage]:
+        if not self._tracking:
+            return [_DISABLED] * len(links)
+        try:
+            return await self._tracker_to_record().record_many(links)
         except NotOpen:
             # Closed while these were on their way: they are on the bus, and that is what the answer must say.
             return [Lineage.DEFERRED] * len(links)
@@ -416,18 +553,7 @@ def _remember_attempt(envelope: EventEnvelope[Any]) -> None:
     envelope.__pydantic_fields_set__.add("event_id")
 
 
-def _duplicate(message: Message, known: Mapping[UUID, Node]) -> PublishResult | None:
-    """Return the answer for an event that is on the bus, None for a new one; raise EventConflict."""
-    node = known.get(message.event_id)
-    if node is None or node.link is None or not node.link.digest:
-        return None
-    if node.link.digest != message.digest:
-        raise EventConflict(
-            f"Event {message.event_id} is on the bus already with another body. That one stays; nothing was "
-            "published. Use another id, or send the same type, parents, agent_context and payload."
-        )
-    return PublishResult(message.event_id, Status.DUPLICATE, Lineage.RECORDED)
-
-
-def _status(receipt: Receipt) -> Status:
+def _status(receipt: Receipt | None) -> Status:
+    if receipt is None:
+        return _QUEUED
     return _DUPLICATE if receipt.duplicate else _PUBLISHED

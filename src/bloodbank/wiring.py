@@ -8,26 +8,43 @@ from bloodbank._sqlite import Database
 from bloodbank.breaker import CircuitBreaker
 from bloodbank.config import Settings, redact_url
 from bloodbank.correlation_tracker import CorrelationTracker
+from bloodbank.deferral import Journal
+from bloodbank.journal import SqliteJournal
+from bloodbank.outbox import Outbox
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.transports.base import Transport
 
 DATABASE_FILE = "bloodbank.db"
+OUTBOX_FILE = "outbox.db"
 SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """What a bus is made of; nothing is open yet. `tracker` is None when tracking is off."""
+    """What a bus is made of; nothing is open yet.
+
+    tracker: None when tracking is off. outbox: None when it is switched off, and for the embedded log, which is on the
+    same disk.
+    """
 
     transport: Transport
     tracker: CorrelationTracker | None
+    outbox: Outbox | None
 
 
 def build(settings: Settings, *, tracking: bool) -> Backends:
     """Return the transport and the tracker that the settings ask for."""
     # Not opened before somebody enters it; transport and store share the one file.
     database = Database(settings.data_dir / DATABASE_FILE)
-    return Backends(_transport(settings, database), _tracker(settings, database) if tracking else None)
+    kept = Database(settings.data_dir / OUTBOX_FILE)
+    may_keep = settings.outbox == "on"
+    has_outbox = may_keep and settings.rabbit_url is not None
+    journal = build_journal(settings, kept) if may_keep else None
+    return Backends(
+        _transport(settings, database),
+        _tracker(settings, database, journal) if tracking else None,
+        Outbox(kept, limit_bytes=settings.outbox_limit_bytes) if has_outbox else None,
+    )
 
 
 def _transport(settings: Settings, database: Database) -> Transport:
@@ -45,19 +62,28 @@ def _transport(settings: Settings, database: Database) -> Transport:
     )
 
 
-def _tracker(settings: Settings, database: Database) -> CorrelationTracker:
+def _tracker(settings: Settings, database: Database, journal: Journal | None) -> CorrelationTracker:
     if settings.redis_address() is not None:
         from bloodbank.stores.redis import RedisStore  # noqa: PLC0415, as above
 
-        return build_tracker(settings, RedisStore(settings))
+        return build_tracker(settings, RedisStore(settings), journal=journal)
     from bloodbank.stores.sqlite import SqliteStore  # noqa: PLC0415, as above
 
     retention_seconds = settings.correlation_ttl_days * SECONDS_A_DAY
-    return build_tracker(settings, SqliteStore(database), retention_seconds=retention_seconds)
+    return build_tracker(settings, SqliteStore(database), retention_seconds=retention_seconds, journal=journal)
+
+
+def build_journal(settings: Settings, database: Database) -> SqliteJournal:
+    """Return the journal in a file, with the limit of the settings."""
+    return SqliteJournal(database, limit=settings.journal_limit)
 
 
 def build_tracker(
-    settings: Settings, store: CorrelationStore, *, retention_seconds: float | None = None
+    settings: Settings,
+    store: CorrelationStore,
+    *,
+    retention_seconds: float | None = None,
+    journal: Journal | None = None,
 ) -> CorrelationTracker:
     """Return a tracker over a store, with the limits of the settings."""
     breaker = CircuitBreaker(
@@ -71,6 +97,7 @@ def build_tracker(
         batch_limit=settings.tracker_batch_limit,
         queue_limit=settings.tracker_queue_limit,
         retention_seconds=retention_seconds,
+        journal=journal,
     )
 
 

@@ -336,8 +336,9 @@ async def test_a_nacked_event_may_be_stored(rabbit_server: RabbitServer, exchang
         await channel.queue_bind(full, exchange, "#")
         await transport.publish(message(), timeout_seconds=5)
         event = message()
-        with pytest.raises(PublishUnknown, match="did not take the message"):
+        with pytest.raises(PublishUnknown, match="did not take the message") as caught:
             await transport.publish(event, timeout_seconds=5)
+        assert caught.value.reason == "nacked"
         assert await transport.get(event.event_id) == event
 
 

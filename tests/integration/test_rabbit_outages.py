@@ -97,8 +97,9 @@ async def test_a_frozen_broker_hangs_nothing(rabbit_server: RabbitServer, exchan
         rabbit_server.freeze()
         try:
             started = time.monotonic()
-            with pytest.raises(PublishUnknown, match=r"did not confirm within 0\.5 s"):
+            with pytest.raises(PublishUnknown, match=r"did not confirm within 0\.5 s") as caught:
                 await transport.publish(message(), timeout_seconds=0.5)
+            assert caught.value.reason == "timed_out"
             answers = await transport.publish_many([message(), message()], timeout_seconds=0.5)
             assert [type(answer) for answer in answers] == [PublishUnknown, PublishUnknown]
             with pytest.raises(TransportUnavailable, match="did not answer"):
@@ -156,8 +157,9 @@ async def test_a_publish_whose_confirm_was_lost_is_unknown_and_safe_to_repeat(
                 while event not in await logged(other):
                     await asyncio.sleep(0.02)
             proxy.cut()
-            with pytest.raises(PublishUnknown, match="same id again is safe"):
+            with pytest.raises(PublishUnknown, match="same id again is safe") as caught:
                 await publishing
+            assert caught.value.reason == "lost"
             proxy.resume()
             await publish_until_it_works(transport, event)
             assert await transport.get(event.event_id) == event

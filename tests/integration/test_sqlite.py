@@ -7,7 +7,7 @@ import inspect
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -424,13 +424,15 @@ def test_the_sentence_says_what_to_do(code: int, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("package", "tables", "name"),
     [
-        ("bloodbank.stores", "schema.sql", "sqlite.sql"),
-        ("bloodbank.transports", "embedded_schema.sql", "embedded.sql"),
+        ("bloodbank.stores", ["schema.sql"], "sqlite.sql"),
+        ("bloodbank.stores", ["schema.sql", "claims_schema.sql"], "claims.sql"),
+        ("bloodbank.transports", ["embedded_schema.sql"], "embedded.sql"),
     ],
 )
-def test_every_named_statement_fits_the_tables_and_is_used(package: str, tables: str, name: str) -> None:
+def test_every_named_statement_fits_the_tables_and_is_used(package: str, tables: Sequence[str], name: str) -> None:
     connection = sqlite3.connect(":memory:")
-    connection.executescript(load_script(package, tables))
+    for one in tables:
+        connection.executescript(load_script(package, one))
     folder = Path(str(_sqlite.__file__)).parent / package.rpartition(".")[2]
     code = "".join(source.read_text() for source in folder.glob("*.py"))
     queries = load_queries(package, name)

@@ -9,7 +9,7 @@ from typing import Self
 from uuid import UUID
 
 from bloodbank.errors import StoreFormatError, StoreUnavailable
-from bloodbank.stores.base import CorrelationStore, Direction, Graph, Link, Node
+from bloodbank.stores.base import Claimed, CorrelationStore, Direction, Graph, Link, Node
 
 
 class FaultyStore:
@@ -48,6 +48,14 @@ class FaultyStore:
         await self._gate()
         self.batches.append(len(links))
         await self.store.record(links)
+
+    async def claim(self, wanted: Sequence[tuple[UUID, bytes]], *, owner: bytes, lease_seconds: float) -> list[Claimed]:
+        await self._gate()
+        return await self.store.claim(wanted, owner=owner, lease_seconds=lease_seconds)
+
+    async def release(self, event_ids: Sequence[UUID], *, owner: bytes) -> None:
+        await self._gate()
+        await self.store.release(event_ids, owner=owner)
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         await self._gate()

@@ -61,6 +61,10 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_LEASE_SECONDS": ("2", 2.0, "0.5"),
     "BLOODBANK_POLL_SECONDS": ("0.5", 0.5, "0"),
     "BLOODBANK_REDIS_PREFIX": ("my-bus.1", "my-bus.1", "a:b"),
+    "BLOODBANK_OUTBOX": ("off", "off", "maybe"),
+    "BLOODBANK_OUTBOX_LIMIT_BYTES": ("2000000", 2_000_000, "1000"),
+    "BLOODBANK_STOP_DELAY_SECONDS": ("5", 5.0, "-1"),
+    "BLOODBANK_STOP_TIMEOUT_SECONDS": ("20", 20.0, "0"),
     "BLOODBANK_LOG_LEVEL": ("DEBUG", "DEBUG", "LOUD"),
 }
 

@@ -698,7 +698,7 @@ class TestEdgeCases:
         assert await publisher.publish_many([]) == []
 
 
-async def test_what_is_published_while_the_publisher_closes_is_deferred_and_not_disabled(settings: Settings) -> None:
+async def test_what_is_published_while_the_publisher_closes_is_finished_and_recorded(settings: Settings) -> None:
     publisher = Publisher(settings, enable_correlation_tracking=True)
     await publisher.start()
     publishing = asyncio.create_task(publisher.publish(create_envelope("llm.prompt", PROMPT)))
@@ -706,7 +706,7 @@ async def test_what_is_published_while_the_publisher_closes_is_deferred_and_not_
         await asyncio.sleep(0)
     await publisher.close()
     result = await publishing
-    assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.DEFERRED)
+    assert (result.status, result.lineage) == (Status.PUBLISHED, Lineage.RECORDED)
 
 
 async def test_an_event_that_is_on_the_bus_is_no_error_because_the_tracker_closed(settings: Settings) -> None:

@@ -57,3 +57,9 @@ def test_an_invalid_event_keeps_its_problems() -> None:
     error = errors.InvalidEvent("no", [("payload.prompt", "Field required")])
     assert error.problems == (("payload.prompt", "Field required"),)
     assert errors.InvalidEvent("no").problems == ()
+
+
+def test_an_unknown_outcome_says_why_it_is_unknown() -> None:
+    assert errors.PublishUnknown("no").reason == "timed_out"
+    lost = errors.PublishUnknown("no", reason="lost")
+    assert (str(lost), lost.reason) == ("no", "lost")

@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry=None if _has_listeners() else {"tracing": False, "metrics": False, "logs": False},
     )
+    app.state.is_stopping = False
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)

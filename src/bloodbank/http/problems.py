@@ -53,6 +53,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     errors.PublishUnknown: Row(504, "Outcome unknown"),
     errors.Unavailable: Row(503, "Unavailable", 5),
     errors.TransportUnavailable: Row(503, "Bus unavailable", 5),
+    errors.OutboxFull: Row(503, "Outbox full", 5),
     errors.StoreUnavailable: Row(503, "Correlation store unavailable", 5),
     errors.StoreFormatError: Row(503, "Correlation store unreadable", 60),
     refusals.RequestRefused: Row(400, "Invalid request"),

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 from starlette.types import Scope
 
+from bloodbank.deduplication import Dedup
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, PublishError
 from bloodbank.events import Artifact, LLMErrorPayload, LLMPrompt, LLMResponse
@@ -154,7 +155,8 @@ class Accepted(Response):
 
     def __init__(self, scope: Scope, result: PublishResult, status_code: int) -> None:
         event_id = str(result.event_id)
-        body = f'{{"event_id":"{event_id}","status":"{result.status}","lineage":"{result.lineage}"}}'.encode()
+        dedup = ',"dedup":"skipped"' if result.dedup is Dedup.SKIPPED else ""
+        body = f'{{"event_id":"{event_id}","status":"{result.status}","lineage":"{result.lineage}"{dedup}}}'.encode()
         self.status_code = status_code
         self.background = None
         self.body = body
@@ -167,7 +169,8 @@ class Accepted(Response):
 
 def published(result: PublishResult) -> dict[str, str | UUID]:
     """Return the fields of an accepted event's answer."""
-    return {"event_id": result.event_id, "status": result.status.value, "lineage": result.lineage.value}
+    fields = {"event_id": result.event_id, "status": result.status.value, "lineage": result.lineage.value}
+    return fields | {"dedup": result.dedup.value} if result.dedup is Dedup.SKIPPED else fields
 
 
 async def _read(request: Request) -> dict[str, Any]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+import signal
 import socket
+import time
+from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
 from bloodbank import wiring
@@ -18,37 +23,66 @@ from bloodbank.http.app import create_app
 from bloodbank.http.protocol import BoundedHead
 
 LOOPBACK = "127.0.0.1"
-SHUTDOWN_SECONDS = 10
 IDLE_SECONDS = 30
 
 logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
-    """Serve the HTTP API until the process is told to end (SIGINT, SIGTERM); requests under way are finished.
+    """Serve the HTTP API until the process is told to end (SIGINT, SIGTERM).
+
+    Then `/readyz` says so at once, requests are taken for the stop delay (SIGTERM alone), those under way are finished
+    within the stop timeout, and what has no confirm by then stays in the outbox.
 
     Without API keys it listens on loopback only, whatever HTTP_HOST says, unless anonymous access is allowed.
 
     Raises ConfigurationError when the address cannot be listened on, Unavailable when the bus cannot be opened;
     the log has the reason by then.
     """
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         http=BoundedHead,
         log_config=_log_config(settings),
         log_level=settings.log_level.lower(),
         lifespan="on",
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.stop_timeout_seconds),
         server_header=False,
     )
     host = listening_host(settings)
     with _listen(host, settings.http_port) as listener:
         _announce(settings, host, listener.getsockname()[1])
-        server = uvicorn.Server(config)
+        server = _Server(config, app, stop_delay_seconds=settings.stop_delay_seconds)
         server.run(sockets=[listener])
     if not server.started:
         raise Unavailable("The server did not start; its log says why.")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says that it stops before it does."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, stop_delay_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._stop_delay_seconds = stop_delay_seconds
+        self._stops_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal: the first SIGTERM ends the server after the delay, any other one at once."""
+        is_first = not self._app.state.is_stopping
+        self._app.state.is_stopping = True
+        if is_first and sig == signal.SIGTERM and self._stop_delay_seconds:
+            self._stops_at = time.monotonic() + self._stop_delay_seconds
+            return
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second whether the delay is over."""
+        if self._stops_at is not None and time.monotonic() >= self._stops_at:
+            self._stops_at = None
+            super().handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
 
 def listening_host(settings: Settings) -> str:

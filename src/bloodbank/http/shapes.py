@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from bloodbank.correlation_tracker import Lineage
+from bloodbank.deduplication import Dedup
 from bloodbank.envelope import AgentContext, EventEnvelope, EventType, Source
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import new_event_id
@@ -62,11 +64,16 @@ class BatchIn(BaseModel):
 
 
 class Published(BaseModel):
-    """An accepted event: on the bus, or on disk."""
+    """An accepted event: on the bus, or on disk.
+
+    dedup: `skipped` when the id was chosen by the caller and nobody could tell whether it is on the bus already;
+    left out otherwise.
+    """
 
     event_id: UUID
     status: Status
     lineage: Lineage
+    dedup: Literal[Dedup.SKIPPED] | None = None
 
 
 class ProblemError(BaseModel):
@@ -227,18 +234,50 @@ class Dependency(BaseModel):
 
 
 class StoreDependency(Dependency):
-    """The correlation store. deferred_total: events since the start of this process that the index lacks."""
+    """The correlation store.
+
+    deferred_total: events since the start of this process that the index did not take at once. journalled: those that
+    wait on disk until it does. unjournalled_total, unjournalled_since: those for which there was no room, and when the
+    first of them was accepted; `bb reindex` finds them in the log.
+    """
 
     deferred_total: int
+    journalled: int
+    unjournalled_total: int
+    unjournalled_since: datetime | None
+
+
+class OutboxState(BaseModel):
+    """Where events wait while the broker takes none.
+
+    on: whether there is one. ok: whether it has room. set_aside: events that the broker refused for good; see
+    `bb outbox`. oldest_seconds: how long the first of those that wait has waited.
+    """
+
+    on: bool
+    ok: bool
+    detail: str
+    waiting: int
+    waiting_bytes: int
+    used_bytes: int
+    limit_bytes: int
+    set_aside: int
+    oldest_seconds: float | None
 
 
 class Readiness(BaseModel):
-    """Whether events can be accepted now. degraded: they can, but causes cannot be recorded or asked about."""
+    """Whether events can be accepted now.
+
+    degraded: they can, but the broker is away and they are kept in the outbox, or the correlation store is away and
+    causes are kept in the journal, or one of these is not as it should be. stopping: the server was told to end.
+    """
 
     ready: bool
     degraded: bool
+    stopping: bool
     transport: Dependency
     store: StoreDependency
+    outbox: OutboxState
 
 
 class FirefliesV2(BaseModel):

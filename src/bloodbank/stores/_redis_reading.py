@@ -60,6 +60,10 @@ class Keys(NamedTuple):
         """Key of the table of generations."""
         return self.prefix + b"generations"
 
+    def claim(self, event_id: bytes) -> bytes:
+        """Key of the claim on an event."""
+        return self.prefix + b"claim:" + event_id
+
 
 class Reader(Protocol):
     """Answers what one question needs."""

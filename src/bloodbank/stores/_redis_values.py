@@ -124,6 +124,14 @@ def _unreadable(event_id: bytes, error: Exception) -> StoreFormatError:
     )
 
 
+def digest_of(event_id: bytes, value: bytes) -> bytes:
+    """Return the digest in a value, b"" for an empty one. Raises StoreFormatError."""
+    try:
+        return _unpack(event_id, 0, value, ("", "")).digest if value else b""
+    except (struct.error, ValueError, LookupError, OverflowError) as error:
+        raise _unreadable(event_id, error) from error
+
+
 def kind_of(value: bytes) -> bytes:
     """Return the numbers of type and source in a value, 2 bytes each. Raises IndexError, struct.error."""
     _, at = _place_of_parents(value)

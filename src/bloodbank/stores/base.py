@@ -112,6 +112,26 @@ class Graph:
         return tuple(step.node.event_id for step in self.steps)
 
 
+class ClaimState(StrEnum):
+    """What became of a claim."""
+
+    GRANTED = "granted"
+    HELD = "held"
+    RECORDED = "recorded"
+
+
+class Claimed(NamedTuple):
+    """The answer to a claim.
+
+    digest: of the body that the other owner named, or of what is recorded; may be empty. Empty when granted.
+    seconds_left: until the lease of the other owner ends; 0 when nobody else has it.
+    """
+
+    state: ClaimState
+    digest: bytes = b""
+    seconds_left: float = 0.0
+
+
 class CorrelationStore(Protocol):
     """An index of causes; every backend passes tests/conformance/test_store.py."""
 
@@ -134,6 +154,24 @@ class CorrelationStore(Protocol):
 
         Idempotent: an event that is known already stays as it is. Raises StoreUnavailable.
         """
+        ...
+
+    async def claim(self, wanted: Sequence[tuple[UUID, bytes]], *, owner: bytes, lease_seconds: float) -> list[Claimed]:
+        """Claim events before they are published, so that of several owners only one publishes each; one round trip.
+
+        wanted: for each event its id and the digest of its body. owner: 1 to 255 bytes.
+
+        The answers stand in the order asked. GRANTED: nobody has recorded the event, and no other owner has it until
+        `lease_seconds` are over, by the clock of the store; who claims again what is his own renews that. HELD:
+        another owner has it. RECORDED: the index has the event itself, whoever claimed it; a parent that was only
+        named is not recorded. A claim ends by itself, is not durable, and binds nobody who does not claim.
+
+        Raises StoreUnavailable, in which case some may be granted, StoreFormatError.
+        """
+        ...
+
+    async def release(self, event_ids: Sequence[UUID], *, owner: bytes) -> None:
+        """Give back what this owner has claimed, and nothing else; idempotent. Raises StoreUnavailable."""
         ...
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:

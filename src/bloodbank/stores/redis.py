@@ -42,9 +42,9 @@ from bloodbank.stores._redis_reading import (
     ScriptReader,
     long_key,
 )
-from bloodbank.stores._redis_values import pack_event, unpack
+from bloodbank.stores._redis_values import digest_of, pack_event, unpack
 from bloodbank.stores.assembly import assemble, to_nodes
-from bloodbank.stores.base import Direction, Expand, Graph, Link, Node, Row
+from bloodbank.stores.base import Claimed, ClaimState, Direction, Expand, Graph, Link, Node, Row
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class _Script:
 _RECORD = _Script.load("record.lua")
 _READ = _Script.load("read.lua")
 _FORGET = _Script.load("forget.lua")
+_CLAIM = _Script.load("claim.lua")
+_RELEASE = _Script.load("release.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,24 @@ class RedisStore:
         recorded = [None] * len(commands)
         return self._line.call(b"".join(commands), len(commands), lambda answers: done(answers == recorded))
 
+    async def claim(self, wanted: Sequence[tuple[UUID, bytes]], *, owner: bytes, lease_seconds: float) -> list[Claimed]:
+        """Claim events by a script; leases end by the clock of Redis. Raises StoreUnavailable, StoreFormatError."""
+        head = (2, self._keys.format, self._keys.generations, FORMAT, self._keys.prefix)
+        head += (bytes((len(owner),)) + owner, max(1, round(lease_seconds * 1000)))
+        calls = [
+            (*head, *(one for event_id, digest in part for one in (event_id.bytes, digest))) for part in _parts(wanted)
+        ]
+        answers: list[Any] = []
+        for found, *part in await self._run(_CLAIM, calls):
+            self._refuse_format(found)
+            answers += part
+        return [_claimed(event_id, answer) for (event_id, _), answer in zip(wanted, answers, strict=True)]
+
+    async def release(self, event_ids: Sequence[UUID], *, owner: bytes) -> None:
+        """Give back what this owner has claimed. Raises StoreUnavailable."""
+        parts = [[self._keys.claim(event_id.bytes) for event_id in part] for part in _parts(event_ids)]
+        await self._run(_RELEASE, [(len(keys), *keys, bytes((len(owner),)) + owner) for keys in parts])
+
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; one round trip for each IDS_PER_ROUND_TRIP of them."""
         ids = [event_id.bytes for event_id in event_ids]
@@ -192,11 +212,12 @@ class RedisStore:
         that each hold the server up for some milliseconds.
         """
         moment = base.microseconds(before)
+        # Keys of other types may end in an id, which may look like anything.
         pattern = re.sub(rb"([*?\[\]\\^])", rb"\\\1", self._keys.prefix) + b"*:e:*"
         forgotten = 0
         cursor = 0
         while True:
-            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_PER_SCAN)
+            scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_PER_SCAN, "TYPE", "hash")
             [found, (cursor, buckets)] = await self._round_trip([("GET", self._keys.format), scan])
             self._refuse_format(found)
             calls = [self._forget_arguments(part) for part in _parts(await self._older(moment, buckets))]
@@ -339,6 +360,16 @@ async def _walked(walk: base.Walk, reader: Reader) -> base.Trail | None:
             request = walk.send(answer)
         except StopIteration as stop:
             return cast("base.Trail | None", stop.value)
+
+
+def _claimed(event_id: UUID, answer: int | bytes | tuple[int, bytes]) -> Claimed:
+    """Return what one answer of claim.lua says."""
+    if isinstance(answer, bytes):
+        return Claimed(ClaimState.RECORDED, digest_of(event_id.bytes, answer))
+    if isinstance(answer, int):
+        return Claimed(ClaimState.GRANTED)
+    milliseconds_left, digest = answer
+    return Claimed(ClaimState.HELD, digest, milliseconds_left / 1000)
 
 
 def _parts(several: Sequence[T]) -> Iterator[Sequence[T]]:

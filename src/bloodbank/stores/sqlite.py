@@ -12,9 +12,10 @@ from uuid import UUID
 from bloodbank._sqlite import Database, load_queries, load_script, packed, translated
 from bloodbank._sqlite_writer import Work
 from bloodbank.errors import EventNotFound, NotOpen, StoreUnavailable
+from bloodbank.stores import _sqlite_claims as claims
 from bloodbank.stores import base
 from bloodbank.stores.assembly import assemble, collector_paused, to_nodes
-from bloodbank.stores.base import Direction, Expand, Expansion, Graph, Link, Node, Row, microseconds, split_ids
+from bloodbank.stores.base import Claimed, Direction, Expand, Expansion, Graph, Link, Node, Row, microseconds, split_ids
 
 FORMAT = 1
 PURGE_CHUNK = 500
@@ -45,6 +46,7 @@ class SqliteStore:
             await self._database.__aenter__()
             try:
                 await self._database.ensure_format("index", FORMAT, _SCHEMA)
+                await claims.ensure_claims(self._database)
             except BaseException:
                 await self._database.__aexit__(None, None, None)
                 raise
@@ -75,6 +77,23 @@ class SqliteStore:
             return
         with translated(self._database.path, StoreUnavailable):
             await self._database.submit(_RECORD, links)
+
+    async def claim(self, wanted: Sequence[tuple[UUID, bytes]], *, owner: bytes, lease_seconds: float) -> list[Claimed]:
+        """Claim events in one transaction; leases end by the clock of this machine. Raises StoreUnavailable."""
+        self._require_open()
+        if not wanted:
+            return []
+        claim = claims.Claim(wanted, owner, max(1, round(lease_seconds * 1e6)))
+        with translated(self._database.path, StoreUnavailable):
+            return await self._database.submit(claims.CLAIM, claim)
+
+    async def release(self, event_ids: Sequence[UUID], *, owner: bytes) -> None:
+        """Give back what this owner has claimed. Raises StoreUnavailable."""
+        self._require_open()
+        if not event_ids:
+            return
+        with translated(self._database.path, StoreUnavailable):
+            await self._database.write(lambda connection: claims.release(connection, event_ids, owner))
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; absent: never seen and never named as a parent."""

@@ -297,7 +297,8 @@ class _OpenChannel:
         for entry in self._taken(tag, multiple=multiple):
             entry.settle(
                 PublishUnknown(
-                    "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE
+                    "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE,
+                    reason="nacked",
                 )
             )
 
@@ -365,7 +366,7 @@ class _OpenChannel:
         now = self.loop.time()
         for entry in self._in_flight.values():
             if entry.deadline <= now and not entry.is_settled:
-                entry.settle(PublishUnknown(f"{self._too_late(entry)}. {_SAME_ID_IS_SAFE}"))
+                entry.settle(PublishUnknown(f"{self._too_late(entry)}. {_SAME_ID_IS_SAFE}", reason="timed_out"))
         for entry in self._unsent:
             if entry.deadline <= now and not entry.is_settled:
                 entry.settle(TransportUnavailable(f"{self._too_late(entry)}. The event was not sent. Try again."))
@@ -408,7 +409,7 @@ def _failure(error: Exception, message: Message | Outgoing, *, alone: bool) -> B
     if meaning_of(error) is Meaning.REFUSED and is_refused(str(error), message.routing_key, message.body, alone=alone):
         failure = PublishRejected(f"RabbitMQ refused the event, and it is not stored: {explain(error)}.")
     else:
-        failure = PublishUnknown(f"The event was sent, and then {explain(error)}. {_SAME_ID_IS_SAFE}")
+        failure = PublishUnknown(f"The event was sent, and then {explain(error)}. {_SAME_ID_IS_SAFE}", reason="lost")
     failure.__cause__ = error
     return failure
 

@@ -1,0 +1,377 @@
+"""Accepted events that wait for the broker, on disk before anybody is told so.
+
+A file of SQLite in the data folder, which several processes may share. One of them at a time forwards, under a lease:
+it takes what is due in the order of acceptance, sends it, and removes it once the broker has confirmed. When it dies
+in between, another sends the same ids again. Source: the transactional outbox of Chris Richardson, Microservices
+Patterns, section 3.3.1, without the business transaction around it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from uuid import UUID
+
+import orjson
+
+from bloodbank._sqlite import Database, load_queries, load_script, moment, now_microseconds, packed, translated
+from bloodbank._sqlite_writer import Work
+from bloodbank.errors import EventConflict, NotOpen, OutboxFull, TransportUnavailable
+from bloodbank.transports.base import Message
+
+FORMAT = 1
+BATCH_EVENTS = 500
+"""Most events taken at a time; what is published directly meanwhile waits for its turn behind no more than these."""
+BATCH_BYTES = 4_194_304
+"""A batch ends with the event that reaches this many bytes of bodies."""
+LEASE_SECONDS = 15.0
+"""After this a process that forwarded and was not heard of again counts as dead; longer than a publish may take."""
+_MICROSECONDS = 1_000_000
+
+_SCHEMA = load_script("bloodbank", "outbox_schema.sql")
+_SQL = load_queries("bloodbank", "outbox.sql")
+
+Refusal = EventConflict | OutboxFull
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """An event in the outbox.
+
+    number: grows in the order of acceptance. accepted_at: aware, UTC. attempts: how often the broker did not take it.
+    reason: why the broker refused it for good; None while it waits.
+    """
+
+    number: int
+    event_id: UUID
+    event_type: str
+    accepted_at: datetime
+    size_bytes: int
+    attempts: int
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxTotals:
+    """How much is in the outbox.
+
+    waiting, set_aside: events; the same in bytes of bodies. used_bytes: of the file, which is what is limited.
+    oldest_accepted_at: of the events that wait; None when none does.
+    """
+
+    waiting: int
+    waiting_bytes: int
+    set_aside: int
+    set_aside_bytes: int
+    used_bytes: int
+    limit_bytes: int
+    oldest_accepted_at: datetime | None
+
+
+class Waiting(NamedTuple):
+    """An event that is due, as the one who forwards gets it."""
+
+    number: int
+    accepted_at: datetime
+    attempts: int
+    message: Message
+
+
+class Settled(NamedTuple):
+    """What became of a batch.
+
+    forwarded: numbers of what the broker has. postponed: number and seconds until it is due again, of what it did not
+    take this time. set_aside: number and reason, of what it refused for good.
+    """
+
+    forwarded: Sequence[int] = ()
+    postponed: Sequence[tuple[int, float]] = ()
+    set_aside: Sequence[tuple[int, str]] = ()
+
+
+NOTHING_SETTLED = Settled()
+
+
+class Outbox:
+    """The outbox in a file that others may share.
+
+    database: entered while the outbox is open; others may enter it too.
+    limit_bytes: most bytes of the file; beyond it nothing more is kept.
+
+    Its calls raise TransportUnavailable when the file cannot be used, NotOpen outside of `async with`.
+    """
+
+    def __init__(self, database: Database, *, limit_bytes: int) -> None:
+        self._database = database
+        self._limit_bytes = limit_bytes
+        self._owner = secrets.token_bytes(16)
+        self._keep = Work(self._keep_each, self._keep_at_once)
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        """Open. Raises TransportUnavailable, StoreFormatError."""
+        with self._translated():
+            await self._database.__aenter__()
+            try:
+                await self._database.ensure_format("outbox", FORMAT, _SCHEMA)
+            except BaseException:
+                await self._database.__aexit__(None, None, None)
+                raise
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the lease and close; idempotent. What was given to `keep` before is written."""
+        if not self._open:
+            return
+        self._open = False
+        await self._database.__aexit__(kind, error, trace)
+
+    async def keep(self, message: Message) -> None:
+        """Return when an event is on the disk. Raises OutboxFull, and EventConflict for an id with another body.
+
+        An event that is here already stays where it is.
+        """
+        self._require_open()
+        with self._translated():
+            refusal = await self._database.submit(self._keep, message)
+        if refusal is not None:
+            raise refusal
+
+    async def keep_many(self, messages: Sequence[Message]) -> list[Refusal | TransportUnavailable | None]:
+        """Keep several; return for each None or why not, as `keep` raises it."""
+        self._require_open()
+        # Each by itself: they share commits all the same, and one that is refused harms no other.
+        futures = [self._database.submit(self._keep, message) for message in messages]
+        answers: list[Refusal | TransportUnavailable | None] = []
+        for future in futures:
+            try:
+                with self._translated():
+                    answers.append(await future)
+            except TransportUnavailable as error:
+                answers.append(error)
+        return answers
+
+    async def has_due(self) -> bool:
+        """Say whether something waits that may be sent now, by whomever it was accepted."""
+        self._require_open()
+        with self._translated():
+            return bool(await self._database.read(lambda connection: _due(connection, limit=1)))
+
+    async def exchange(self, settled: Settled = NOTHING_SETTLED, *, limit: int = BATCH_EVENTS) -> list[Waiting] | None:
+        """Note what became of a batch, renew the lease and return the next one; in one transaction.
+
+        None: another process forwards. An empty list: nothing is due.
+        """
+        self._require_open()
+
+        def job(connection: sqlite3.Connection) -> list[Waiting] | None:
+            _settle(connection, settled)
+            return _take(connection, limit) if self._holds_lease(connection) else None
+
+        with self._translated():
+            return await self._database.write(job)
+
+    async def settle(self, settled: Settled) -> None:
+        """Note what became of a batch, and let others forward."""
+        self._require_open()
+
+        def job(connection: sqlite3.Connection) -> None:
+            _settle(connection, settled)
+            connection.execute(_SQL["end_lease"], {"owner": self._owner})
+
+        with self._translated():
+            await self._database.write(job)
+
+    async def totals(self) -> OutboxTotals:
+        """Return how much is in the outbox."""
+        self._require_open()
+        with self._translated():
+            return await self._database.read(self._count)
+
+    async def entries(self, *, set_aside: bool | None = None, after: int = 0, limit: int = 100) -> list[OutboxEntry]:
+        """Return entries in the order of acceptance.
+
+        set_aside: only those that were refused for good, or only those that wait; None: all. after: a number, only
+        later ones are listed.
+        """
+        self._require_open()
+        kinds = "[0,1]" if set_aside is None else f"[{int(set_aside)}]"
+        values = {"kinds": kinds, "after": after, "limit": limit}
+        with self._translated():
+            rows = await self._database.read(lambda connection: connection.execute(_SQL["entries"], values).fetchall())
+        return [
+            OutboxEntry(number, UUID(bytes=event_id), event_type, moment(accepted_at), size, attempts, reason)
+            for number, event_id, event_type, accepted_at, size, attempts, reason in rows
+        ]
+
+    async def retry(self, event_ids: Sequence[UUID] | None = None) -> int:
+        """Let events that were set aside wait again, with their place in the order; return how many.
+
+        event_ids: default: all of them.
+        """
+        self._require_open()
+
+        def job(connection: sqlite3.Connection) -> int:
+            if event_ids is None:
+                return connection.execute(_SQL["retry_all"]).rowcount
+            return sum(connection.execute(_SQL["retry"], (event_id.bytes,)).rowcount for event_id in event_ids)
+
+        with self._translated():
+            return await self._database.write(job)
+
+    async def drop(self, event_id: UUID) -> bool:
+        """Delete an event that was set aside: it is gone for good. False: none with this id was set aside."""
+        self._require_open()
+        with self._translated():
+            return await self._database.write(
+                lambda connection: connection.execute(_SQL["drop"], (event_id.bytes,)).rowcount > 0
+            )
+
+    def _count(self, connection: sqlite3.Connection) -> OutboxTotals:
+        waiting, set_aside = (0, 0), (0, 0)
+        oldest: datetime | None = None
+        for is_set_aside, count, size, first in connection.execute(_SQL["totals"]):
+            if is_set_aside:
+                set_aside = (count, size)
+            else:
+                waiting = (count, size)
+                oldest = moment(connection.execute(_SQL["accepted_at"], (first,)).fetchone()[0])
+        return OutboxTotals(*waiting, *set_aside, _used_bytes(connection), self._limit_bytes, oldest)
+
+    def _keep_each(self, connection: sqlite3.Connection, messages: Sequence[Message]) -> Sequence[Refusal | None]:
+        room = self._limit_bytes - _used_bytes(connection)
+        outcomes: list[Refusal | None] = []
+        now = now_microseconds()
+        for message in messages:
+            room -= len(message.body)
+            if room < 0:
+                outcomes.append(self._full())
+                continue
+            added = connection.execute(_SQL["keep"], _columns(message, now)).rowcount
+            outcomes.append(None if added else _conflict(connection, message))
+        return outcomes
+
+    def _keep_at_once(
+        self, connection: sqlite3.Connection, messages: Sequence[Message]
+    ) -> Sequence[Refusal | None] | None:
+        """Keep messages by one statement; None, and nothing done, when an id is there already or room is short."""
+        size = sum([len(message.body) for message in messages])
+        if size > BATCH_BYTES or size > self._limit_bytes - _used_bytes(connection):
+            return None
+        rows: list[tuple[str | int, ...]] = []
+        pieces: list[bytes] = []
+        at = 1
+        for message in messages:
+            digest_at = at + 16
+            body_at = digest_at + len(message.digest)
+            pieces += (message.event_id.bytes, message.digest, message.body)
+            properties = _properties(message).decode()
+            rows.append(
+                (message.routing_key, properties, at, digest_at, len(message.digest), body_at, len(message.body))
+            )
+            at = body_at + len(message.body)
+        values = packed(rows, pieces)
+        if values is None:
+            return None
+        try:
+            connection.execute(_SQL["keep_new"], values | {"now": now_microseconds()})
+        except sqlite3.IntegrityError:
+            return None
+        return [None] * len(messages)
+
+    def _full(self) -> OutboxFull:
+        return OutboxFull(
+            f"The broker does not take events now, and the outbox {self._database.path} is full "
+            f"({self._limit_bytes} bytes, BLOODBANK_OUTBOX_LIMIT_BYTES). The event was not accepted; try again later."
+        )
+
+    def _holds_lease(self, connection: sqlite3.Connection) -> bool:
+        now = now_microseconds()
+        length = round(LEASE_SECONDS * _MICROSECONDS)
+        row: tuple[bytes, int] | None = connection.execute(_SQL["lease"]).fetchone()
+        # One that ends later than any can was taken before the clock was set back.
+        if row is not None and row[0] != self._owner and now < row[1] <= now + length:
+            return False
+        connection.execute(_SQL["take_lease"], {"owner": self._owner, "until": now + length})
+        return True
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._database.path, TransportUnavailable)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise NotOpen("The outbox is not open. Enter it first: `async with outbox`.")
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    return connection.execute(_SQL["used_bytes"]).fetchone()[0]
+
+
+def _conflict(connection: sqlite3.Connection, message: Message) -> EventConflict | None:
+    """Return what to say of an id that is here already: None when it stands for the same event."""
+    digest, routing_key, body = connection.execute(_SQL["kept"], (message.event_id.bytes,)).fetchone()
+    if message.digest and digest:
+        same = message.digest == digest
+    else:
+        same = (message.routing_key, message.body) == (routing_key, body)
+    if same:
+        return None
+    return EventConflict(
+        f"An event with the id {message.event_id} waits in the outbox with another body. That one stays; nothing was "
+        "published. Give this event an id of its own."
+    )
+
+
+def _due(connection: sqlite3.Connection, *, limit: int) -> list[int]:
+    """Return the numbers of the next batch, in order."""
+    numbers: list[int] = []
+    size = 0
+    for number, bytes_of_body in connection.execute(_SQL["due"], {"now": now_microseconds(), "limit": limit}):
+        numbers.append(number)
+        size += bytes_of_body
+        if size >= BATCH_BYTES:
+            break
+    return numbers
+
+
+def _take(connection: sqlite3.Connection, limit: int) -> list[Waiting]:
+    numbers = orjson.dumps(_due(connection, limit=limit)).decode()
+    return [_waiting(row) for row in connection.execute(_SQL["messages"], {"numbers": numbers})]
+
+
+def _settle(connection: sqlite3.Connection, settled: Settled) -> None:
+    if settled.forwarded:
+        connection.execute(_SQL["forwarded"], {"numbers": orjson.dumps(settled.forwarded).decode()})
+    now = now_microseconds()
+    for number, seconds in settled.postponed:
+        due_at = now + round(seconds * _MICROSECONDS)
+        connection.execute(_SQL["postpone"], {"number": number, "due_at": due_at})
+    for number, reason in settled.set_aside:
+        connection.execute(_SQL["set_aside"], {"number": number, "reason": reason})
+
+
+def _columns(message: Message, now: int) -> tuple[Any, ...]:
+    body = message.body
+    return message.event_id.bytes, now, message.routing_key, message.digest, _properties(message), len(body), body
+
+
+def _properties(message: Message) -> bytes:
+    return orjson.dumps((message.correlation_id, message.app_id, dict(message.headers)), str)
+
+
+def _waiting(row: Sequence[Any]) -> Waiting:
+    number, event_id, accepted_at, routing_key, digest, properties, body, attempts = row
+    correlation_id, app_id, headers = orjson.loads(properties)
+    cause = UUID(correlation_id) if correlation_id else None
+    kept_headers: Mapping[str, str] = headers
+    message = Message(UUID(bytes=event_id), routing_key, body, digest, cause, app_id, kept_headers)
+    return Waiting(number, moment(accepted_at), attempts, message)
