@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from bloodbank.ids import event_id, new_event_id
+from bloodbank import create_envelope, event_id
 from tests.chaos.ledger import Event, Ledger, Reader
 
 REMEMBERED = 2000
 """How many accepted events are kept, as parents of later ones and to be sent again."""
 MOST_UNANSWERED = 20_000
 """Beyond it no new events are made until older ones are accepted."""
+CHOSEN_IDS = 0.2
+"""Share of the events whose publisher chose the id."""
+NO_ID = UUID(int=0)
 AGAIN_SECONDS = 0.25
 """How long a client waits before it sends again what was refused."""
 SHARED_PER_SECOND = 8
@@ -82,6 +85,7 @@ class Author:
         lines: list[Sequence[object]] = []
         for event, (accepted, words) in zip(events, answers, strict=True):
             lines.append(["ok" if accepted else "no", event.event_id, *words])
+            event = event._replace(made=None)
             if accepted:
                 self.unanswered.pop(event.event_id, None)
                 self._accepted.append(event)
@@ -93,18 +97,19 @@ class Author:
         for event in events:
             self.unanswered[event.event_id] = event
         if events:
-            self._ledger.write(*[["try", *event] for event in events])
+            self._ledger.write(*[["try", *event[:4]] for event in events])
 
     def _new_event(self) -> Event:
         chance = self._random.random()
-        if chance < 0.8:
-            chosen = new_event_id()
-        elif chance < 0.9:
-            chosen = uuid4()
-        else:
-            chosen = event_id(self.kind, number=uuid4().hex)
         size = 20_000 if self._random.random() < 0.005 else self._random.randint(20, 400)
-        return Event(chosen, self.kind, self._parents(), size)
+        parents = self._parents()
+        if chance < CHOSEN_IDS:
+            chosen = uuid4() if chance < CHOSEN_IDS / 2 else event_id(self.kind, number=uuid4().hex)
+            return Event(chosen, self.kind, parents, size)
+        # As most publishers do: the id is the envelope's own, and new for certain.
+        event = Event(NO_ID, self.kind, parents, size)
+        envelope = create_envelope(event.event_type, event.payload, correlation_ids=parents)
+        return event._replace(event_id=envelope.event_id, made=envelope)
 
     def _parents(self) -> tuple[UUID, ...]:
         wanted = self._random.choices((0, 1, 2, 3), (2, 5, 2, 1))[0]

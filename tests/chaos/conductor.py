@@ -23,7 +23,7 @@ SETTLE_SECONDS = 90.0
 DRAIN_SECONDS = 60.0
 FINISH_SECONDS = 20.0
 LOG_SECONDS = 60.0
-IDLE_SECONDS = 15.0
+IDLE_SECONDS = 30.0
 """Waiting for what is missing ends when none of it came for so long."""
 MOST_SECONDS_MORE = 300.0
 """Longest that a run takes beyond its script."""
@@ -120,11 +120,9 @@ class _Run:
             await asyncio.to_thread(self._follow)
             now_missing = sum(len(self._accepted - consumed) for consumed in self._consumed.values())
             now_missing += await self._ask_index()
-            if now_missing == 0:
-                break
             if now_missing != missing:
                 missing, last = now_missing, time.monotonic()
-            elif time.monotonic() > last + IDLE_SECONDS:
+            if missing == 0 or time.monotonic() > last + IDLE_SECONDS:
                 break
             await asyncio.sleep(0.5)
         self._say("drained", seconds=time.monotonic() - began, missing=missing)

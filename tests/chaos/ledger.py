@@ -16,40 +16,43 @@ from uuid import UUID
 
 import orjson
 
+from bloodbank import EventEnvelope
+
 UNREADABLE = "unreadable"
 
 
 class Event(NamedTuple):
-    """An event of the load. Its payload follows from its id and size, so that anybody can send it again the same.
+    """An event of the load. Its payload follows from its size, so that it can be sent again the same.
 
-    size: of a text in the payload, bytes.
+    size: of a text in the payload, bytes. made: the envelope whose id the SDK chose, until the first answer.
     """
 
     event_id: UUID
     event_type: str
     parents: tuple[UUID, ...]
     size: int
+    made: EventEnvelope[Any] | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
-        return {"number": self.event_id.int & 0xFFFF_FFFF, "text": "x" * self.size}
+        return {"text": "x" * self.size}
 
     def fingerprint(self) -> str:
-        """Return what tells whether a body says the same: of type, parents and payload; not Bloodbank's own digest."""
-        return _fingerprint(self.event_type, [str(parent) for parent in self.parents], self.payload)
+        """Return what tells whether a body says the same, without Bloodbank's own digest."""
+        return _fingerprint(str(self.event_id), self.event_type, [str(parent) for parent in self.parents], self.payload)
 
 
 def fingerprint_of(body: bytes) -> str:
     """Return the fingerprint of an envelope as it came off the bus, or `unreadable`."""
     try:
         fields = orjson.loads(body)
-        return _fingerprint(fields["event_type"], fields["correlation_ids"], fields["payload"])
+        return _fingerprint(fields["event_id"], fields["event_type"], fields["correlation_ids"], fields["payload"])
     except (ValueError, KeyError, TypeError):
         return UNREADABLE
 
 
-def _fingerprint(event_type: str, parents: Sequence[str], payload: object) -> str:
-    meaning = orjson.dumps([event_type, parents, payload], option=orjson.OPT_SORT_KEYS)
+def _fingerprint(event_id: str, event_type: str, parents: Sequence[str], payload: object) -> str:
+    meaning = orjson.dumps([event_id, event_type, parents, payload], option=orjson.OPT_SORT_KEYS)
     return blake2b(meaning, digest_size=12).hexdigest()
 
 

@@ -190,7 +190,9 @@ def _once(events: Sequence[Event]) -> list[Event]:
 
 
 def _envelope(event: Event) -> Any:
-    return create_envelope(event.event_type, event.payload, correlation_ids=event.parents, event_id=event.event_id)
+    return event.made or create_envelope(
+        event.event_type, event.payload, correlation_ids=event.parents, event_id=event.event_id
+    )
 
 
 def _fields(event: Event) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,9 +20,9 @@ import bloodbank
 from tests.chaos.disk import SmallDisk
 from tests.chaos.faults import Fault, Kind
 from tests.chaos.ledger import Reader
+from tests.chaos.wires import Wires
 from tests.servers.api import ApiServer
 from tests.servers.process import OwnedProcess, wait_until
-from tests.servers.proxy import TcpProxy
 from tests.servers.rabbit import RabbitServer
 from tests.servers.redis import RedisServer
 
@@ -32,6 +33,7 @@ READY_SECONDS = 60.0
 SMALL_DISK_MEGABYTES = 12
 GROUP, PLAIN_QUEUE = "chaos-group", "chaos-plain"
 REINDEX_SECONDS = 120.0
+BROKER_WIRES, REDIS_WIRE = ("shared", "small", "server"), "redis"
 
 
 class Worker:
@@ -93,8 +95,8 @@ class Stage:
         self.disk = SmallDisk(folder / "small-disk", megabytes=SMALL_DISK_MEGABYTES)
         self.rabbit = RabbitServer()
         self.redis = RedisServer()
-        self.wires: dict[str, TcpProxy] = {}
-        self.redis_wire = TcpProxy(self.redis.port)
+        targets = dict.fromkeys(BROKER_WIRES, self.rabbit.port)
+        self.wires = Wires(targets | {REDIS_WIRE: self.redis.port})
         self.publishers: list[Worker] = []
         self.consumers: list[Worker] = []
         self.server: ApiServer | None = None
@@ -123,8 +125,8 @@ class Stage:
 
     def settings(self, *, wire: str | None = None, redis_wire: bool = False) -> dict[str, str]:
         """Return what a process needs to find the bus. wire: the proxy that its broker is behind."""
-        port = self.wires[wire].port if wire else self.rabbit.port
-        redis_port = self.redis_wire.port if redis_wire else self.redis.port
+        port = self.wires.ports[wire] if wire else self.rabbit.port
+        redis_port = self.wires.ports[REDIS_WIRE] if redis_wire else self.redis.port
         return {
             "RABBIT_URL": f"amqp://guest:guest@127.0.0.1:{port}/",
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
@@ -154,9 +156,7 @@ class Stage:
         for server in (self.rabbit, self.redis):
             self._stack.push_async_callback(asyncio.to_thread, server.close)
         await asyncio.gather(*[asyncio.to_thread(server.start) for server in (self.rabbit, self.redis)])
-        for name in ("shared", "small", "server"):
-            self.wires[name] = await self._stack.enter_async_context(TcpProxy(self.rabbit.port))
-        await self._stack.enter_async_context(self.redis_wire)
+        await self._stack.enter_async_context(self.wires)
         self.server = ApiServer(**self.settings(wire="server"), PYTHONPATH=f"{SOURCE}{os.pathsep}{ROOT}")
         self._stack.push_async_callback(asyncio.to_thread, self.server.close)
         await asyncio.to_thread(self.server.start)
@@ -210,36 +210,36 @@ class Stage:
         deadline = time.monotonic() + fault.seconds
         while time.monotonic() < deadline:
             for wire in self._some_wires(fault):
-                wire.cut()
+                await self.wires.order(wire, "cut")
             await asyncio.sleep(0.1 + fault.chance / 2)
 
     async def _stall_wires(self, fault: Fault) -> None:
         wires = self._some_wires(fault)
         for wire in wires:
-            wire.stall(replies_only=fault.chance < 0.6)
+            await self.wires.order(wire, "stall", replies_only=fault.chance < 0.6)
         try:
             await asyncio.sleep(fault.seconds)
         finally:
             for wire in wires:
                 # Either the network comes back, or the connections turn out to be gone.
                 if int(fault.chance * 1000) % 2:
-                    wire.cut()
-                wire.resume()
+                    await self.wires.order(wire, "cut")
+                await self.wires.order(wire, "resume")
 
     async def _fill_disk(self, fault: Fault) -> None:
-        wire = self.wires["small"]
-        await wire.refuse()
-        wire.cut()
+        order = partial(self.wires.order, "small")
+        await order("refuse")
+        await order("cut")
         await asyncio.sleep(fault.seconds / 4)
         await asyncio.to_thread(self.disk.fill)
         try:
             await asyncio.sleep(fault.seconds)
             if fault.chance < 0.5:
-                await wire.accept()
+                await order("accept")
                 await asyncio.sleep(fault.seconds / 4)
         finally:
             await asyncio.to_thread(self.disk.empty)
-            await wire.accept()
+            await order("accept")
 
     async def _kill_redis(self, fault: Fault) -> None:
         await asyncio.to_thread(self.redis.kill)
@@ -254,12 +254,12 @@ class Stage:
             self.redis.thaw()
 
     async def _stall_redis(self, fault: Fault) -> None:
-        self.redis_wire.stall(replies_only=fault.chance < 0.5)
+        await self.wires.order(REDIS_WIRE, "stall", replies_only=fault.chance < 0.5)
         try:
             await asyncio.sleep(fault.seconds)
         finally:
-            self.redis_wire.cut()
-            self.redis_wire.resume()
+            await self.wires.order(REDIS_WIRE, "cut")
+            await self.wires.order(REDIS_WIRE, "resume")
 
     async def _empty_redis(self, fault: Fault) -> None:
         await asyncio.to_thread(self.redis.kill)
@@ -306,7 +306,7 @@ class Stage:
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(self.server.start)
 
-    def _some_wires(self, fault: Fault) -> list[TcpProxy]:
-        """Return all wires, or every one but one."""
-        left_out = int(fault.chance * 2 * len(self.wires))
-        return [wire for place, wire in enumerate(self.wires.values()) if place != left_out]
+    def _some_wires(self, fault: Fault) -> list[str]:
+        """Return all wires to the broker, or every one but one."""
+        left_out = int(fault.chance * 2 * len(BROKER_WIRES))
+        return [wire for place, wire in enumerate(BROKER_WIRES) if place != left_out]
