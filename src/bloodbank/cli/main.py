@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bloodbank.cli import ask, doctor, events, publish
+from bloodbank.cli import ask, doctor, events, publish, reindex
 from bloodbank.cli.edge import ExitCode, at_edge, run_async
 
 app = typer.Typer(
@@ -84,6 +84,7 @@ app.command()(ask.effects)
 app.add_typer(events.app, name="events", help="Read the events that the log keeps.")
 app.command()(events.tail)
 app.command()(doctor.doctor)
+app.command()(reindex.reindex)
 app.command()(demo)
 
 

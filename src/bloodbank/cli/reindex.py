@@ -1,0 +1,161 @@
+"""`bb reindex`: the index of causes, rebuilt from the log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bloodbank.cli.bus import Json
+from bloodbank.cli.edge import at_edge, run_async
+from bloodbank.cli.events import Time, parse_time
+from bloodbank.cli.text import Line, Span, clock, note, printable, write_json, write_lines
+from bloodbank.errors import ConfigurationError, TrackingDisabled
+
+if TYPE_CHECKING:
+    from bloodbank.config import Settings
+    from bloodbank.reindex import Progress
+
+LINE_SECONDS = 5.0
+"""How often a line is written where there is no terminal for a bar."""
+
+Report = Callable[["Progress"], None]
+
+
+@at_edge
+def reindex(
+    since: Annotated[str | None, Time] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count only; record nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Rebuild the index of causes from the log, while the bus is in use. Doing it again does no harm."""
+    from bloodbank.config import load_settings
+
+    settings = load_settings()
+    begin = parse_time(since, datetime.now(UTC))
+    if settings.server_url is not None:
+        raise ConfigurationError(
+            "bb reindex works on the bus itself, not through a server. Unset BLOODBANK_URL and give it the settings "
+            "that the server has (RABBIT_URL, REDIS_URL, BLOODBANK_DATA_DIR), or run it where the server runs."
+        )
+    if not settings.correlation_tracking and not dry_run:
+        raise TrackingDisabled(
+            "Correlation tracking is off, so there is no index to rebuild. Set BLOODBANK_CORRELATION_TRACKING=true."
+        )
+    started = time.monotonic()
+    result = _run(settings, begin, dry_run=dry_run)
+    seconds = time.monotonic() - started
+    if as_json:
+        write_json(_as_json(result, dry_run=dry_run))
+        return
+    write_lines(summary_lines(result, seconds, dry_run=dry_run))
+
+
+def _run(settings: Settings, since: datetime | None, *, dry_run: bool) -> Progress:
+    from bloodbank.reindex import Progress, way_on
+
+    latest = Progress(resume_since=since)
+
+    def keep(progress: Progress) -> None:
+        nonlocal latest
+        latest = progress
+        show(progress)
+
+    try:
+        with _shown() as show:
+            return run_async(_reindex(settings, since, keep, dry_run=dry_run))
+    except KeyboardInterrupt:
+        if not dry_run:
+            note(f"Stopped. What was recorded stays. {way_on(latest)}")
+        raise
+
+
+async def _reindex(settings: Settings, since: datetime | None, report: Report, *, dry_run: bool) -> Progress:
+    from bloodbank.publisher import Publisher
+    from bloodbank.reindex import reindex as rebuild
+
+    async with Publisher(settings, enable_correlation_tracking=not dry_run) as publisher:
+        tracker = None if dry_run else publisher.tracker
+        return await rebuild(publisher.transport, tracker, settings, since=since, on_progress=report)
+
+
+def summary_lines(result: Progress, seconds: float, *, dry_run: bool) -> list[Line]:
+    """Return what is said at the end. seconds: how long it took."""
+    megabytes = result.size_bytes / 1e6
+    read = f"Read {result.entries:,} entries of the log ({megabytes:,.1f} MB) in {seconds:,.1f} s."
+    kept = f"{result.recorded:,} events {'would be' if dry_run else 'are'} in the index."
+    lines: list[Line] = [(Span(read),), (Span(kept, "bold"),)]
+    if dry_run:
+        lines.append((Span("Nothing was recorded, since this was a dry run."),))
+    if result.skipped:
+        listed = ", ".join(map(str, result.skipped_positions))
+        more = ", …" if result.skipped > len(result.skipped_positions) else ""
+        what = f"{result.skipped:,} entries are no events and were passed over, at the positions {listed}{more}."
+        lines.append((Span(what, "yellow"),))
+    return lines
+
+
+def _as_json(result: Progress, *, dry_run: bool) -> Json:
+    return {
+        "dry_run": dry_run,
+        "entries": result.entries,
+        "size_bytes": result.size_bytes,
+        "recorded": result.recorded,
+        "skipped": result.skipped,
+        "skipped_positions": list(result.skipped_positions),
+    }
+
+
+def _shown() -> AbstractContextManager[Report]:
+    """Show how far a run has come, on standard error: as a bar on a terminal, a line now and then otherwise."""
+    return _bar() if sys.stderr.isatty() else _lines()
+
+
+@contextmanager
+def _lines() -> Generator[Report]:
+    written_at = time.monotonic()
+    was_waiting = False
+
+    def show(progress: Progress) -> None:
+        nonlocal written_at, was_waiting
+        waits = progress.waiting is not None
+        if waits == was_waiting and (waits or time.monotonic() - written_at < LINE_SECONDS):
+            return
+        written_at, was_waiting = time.monotonic(), waits
+        note(f"Waiting: {printable(progress.waiting)}" if waits else f"{_percent(progress)}{_reached(progress)}")
+
+    yield show
+
+
+@contextmanager
+def _bar() -> Generator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Looking for the end of the log", total=None)
+
+        def show(progress: Progress) -> None:
+            fraction = progress.fraction
+            text = f"waiting: {printable(progress.waiting)}" if progress.waiting else _reached(progress)
+            bar.update(task, total=None if fraction is None else 1.0, completed=fraction or 0.0, description=text)
+
+        yield show
+
+
+def _percent(progress: Progress) -> str:
+    return "" if progress.fraction is None else f"{progress.fraction:.0%}, "
+
+
+def _reached(progress: Progress) -> str:
+    if progress.reached_at is None:
+        return f"{progress.entries:,} entries"
+    reached = progress.reached_at.isoformat()
+    return f"{progress.entries:,} entries, up to {clock([reached], datetime.now(UTC))(reached)}"
