@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.chaos import conductor
 from tests.chaos.faults import count, script
 
-RATE = 4000.0
+RATE = 2500.0
 
 
 def main() -> int:

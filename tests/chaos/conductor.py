@@ -60,6 +60,7 @@ class _Run:
         }
         self._tried: dict[str, tuple[str, ...]] = {}
         self._accepted: set[str] = set()
+        self._unjournalled: dict[str, int] = {}
         self._consumed: dict[str, set[str]] = {group: set() for group in GROUPS}
 
     async def play(self, seconds: float, events: int) -> Evidence:
@@ -72,6 +73,10 @@ class _Run:
             await self._go_on_until(events, deadline=time.monotonic() + seconds)
             self._say("faults are over", seconds=time.monotonic() - began)
             await self._settle()
+            if any(self._unjournalled.values()):
+                # What /readyz asks an operator for.
+                self._say("bb reindex", unjournalled=self._unjournalled)
+                await asyncio.to_thread(self._stage.reindex)
             await self._drain()
             self._note_the_dead()
         finally:
@@ -178,6 +183,8 @@ class _Run:
                     self._tried[rest[0]] = tuple(rest[2])
                 elif kind == "ok":
                     self._accepted.add(rest[0])
+                elif kind == "unjournalled":
+                    self._unjournalled[name] = rest[0]
                 elif kind == "got" and group:
                     self._consumed[group].add(rest[0])
 

@@ -42,6 +42,10 @@ class Sender(Protocol):
 
     async def many(self, events: Sequence[Event]) -> list[Answer]: ...
 
+    async def unjournalled(self) -> int:
+        """Return how many events the index lacks that no journal has: it is to be rebuilt, and says so."""
+        ...
+
 
 class Lateness:
     """Seconds that the event loop lost because the machine was busy: what no timeout of the code can help."""
@@ -104,6 +108,9 @@ class SdkSender:
         outcomes = await self._publisher.publish_many([_envelope(event) for event in events])
         return [_answer(outcome) for outcome in outcomes]
 
+    async def unjournalled(self) -> int:
+        return self._publisher.tracker.unjournalled_total
+
 
 class HttpSender:
     """Publishes over HTTP, as a client that knows nothing of the SDK."""
@@ -129,6 +136,9 @@ class HttpSender:
             (False, (result["problem"]["code"],)) if "problem" in result else _accepted(result)
             for result in answer.json()["results"]
         ]
+
+    async def unjournalled(self) -> int:
+        return int((await self._client.get("/readyz")).json()["store"]["unjournalled_total"])
 
 
 class Load:
@@ -156,6 +166,7 @@ class Load:
                 due = max(due + len(events) / self._rate, time.monotonic() - 0.5)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
         await self._answer_all()
+        self._author.write("unjournalled", await self._sender.unjournalled())
         self._author.write("settled", len(self._author.unanswered))
         while not self._told("finish"):
             await asyncio.sleep(0.1)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(bloodbank.__file__).resolve().parents[1]
 OURS = ("BLOODBANK_", "RABBIT_", "REDIS_", "HTTP_", "EXCHANGE_", "CORRELATION_", "COVERAGE_")
 READY_SECONDS = 60.0
-SMALL_DISK_MEGABYTES = 12
+SMALL_DISK_MEGABYTES, SMALL_OUTBOX_BYTES = 24, 6_000_000
 GROUP, PLAIN_QUEUE = "chaos-group", "chaos-plain"
 REINDEX_SECONDS = 120.0
 BROKER_WIRES, REDIS_WIRE = ("shared", "small", "server"), "redis"
@@ -170,6 +170,8 @@ class Stage:
         self.consumers.append(Worker("consumer-plain", self.folder, consume, PLAIN_QUEUE, plain))
         shared = {**self.settings(wire="shared", redis_wire=True), "BLOODBANK_DATA_DIR": str(self.folder / "shared")}
         small = {**self.settings(wire="small"), "BLOODBANK_DATA_DIR": str(self.disk.folder)}
+        # An outbox of the disk's own size could not be emptied: SQLite needs room to delete.
+        small["BLOODBANK_OUTBOX_LIMIT_BYTES"] = str(SMALL_OUTBOX_BYTES)
         seed = str(self._seed)
         for name, share, settings, more in (
             ("sdk-a", 0.28, shared, ()),
@@ -270,9 +272,10 @@ class Stage:
                 path.unlink()
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(self.redis.start)
-        await asyncio.to_thread(self._reindex)
+        await asyncio.to_thread(self.reindex)
 
-    def _reindex(self) -> None:
+    def reindex(self) -> None:
+        """Run `bb reindex`. Raises RuntimeError when it fails."""
         command = [sys.executable, "-m", "bloodbank.cli.main", "reindex"]
         settings = self.settings() | {"BLOODBANK_DATA_DIR": str(self.folder / "reindex")}
         done = subprocess.run(
