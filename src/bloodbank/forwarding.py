@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """How often the outbox is looked into for what a process left that ended."""
+ELSEWHERE_SECONDS = 0.2
+"""How often it is looked whether the process that forwards has finished."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 """How long after a failure the broker is asked again, the first time and at most."""
 QUICK_ATTEMPTS = 3
@@ -49,7 +51,8 @@ UNDECIDED = (PublishUnknown, TransportUnavailable, NotOpen)
 class _Round(Enum):
     """How a look into the outbox ended."""
 
-    NOTHING = auto()  # nothing is due, or another process sees to it
+    NOTHING = auto()
+    ELSEWHERE = auto()  # another process forwards
     FORWARDED = auto()
     STUCK = auto()  # the broker takes nothing, or the file cannot be used
 
@@ -197,6 +200,9 @@ class Forwarder:
             elif ended is _Round.STUCK:
                 await _wait(self._stop, pause_seconds)
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+            elif ended is _Round.ELSEWHERE:
+                # What waits is on its way, or the other one finds the broker silent as well: no reason to ask it.
+                await _wait(self._stop, ELSEWHERE_SECONDS)
             else:
                 self._stop_diverting()
                 await _wait(self._wake, POLL_SECONDS)
@@ -207,6 +213,8 @@ class Forwarder:
             return _Round.NOTHING
         batch = await outbox.exchange(self._settled, limit=1) if self._is_away else await outbox.exchange(self._settled)
         self._settled = NOTHING_SETTLED
+        if batch is None:
+            return _Round.ELSEWHERE
         if not batch:
             await outbox.settle(NOTHING_SETTLED)
             return _Round.NOTHING

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 """How often the journal is looked at without need: another process that died may have left something in it."""
 RETRY_SECONDS = 1.0
-"""Least time between a failure and the next look."""
+"""Least time between a failure and the next look; about twice as much each time, up to LOOK_SECONDS."""
 LINKS_A_BATCH = 100
 """Links recorded at a time: few, since new events wait for as long behind them."""
 FAILURES_A_LOOK = 20
@@ -65,13 +65,17 @@ class Healing:
         self._woken.set()
 
     async def run_forever(self) -> None:
-        """Look whenever it is woken, and now and then."""
+        """Look whenever it is woken, and now and then; after a failure soon again, then less and less often."""
+        pause = 0.0
         while True:
             self._woken.clear()
-            if not await self._look():
+            if await self._look():
+                pause = 0.0
+            else:
                 await asyncio.sleep(RETRY_SECONDS)
+                pause = min(2 * pause + RETRY_SECONDS, LOOK_SECONDS)
             try:
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(pause or LOOK_SECONDS):
                     await self._woken.wait()
             except TimeoutError:
                 # Time to look without being woken.

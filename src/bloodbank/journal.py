@@ -120,12 +120,17 @@ class SqliteJournal:
 
     def _append_at_once(self, connection: sqlite3.Connection, batches: Sequence[Sequence[Link]]) -> list[int] | None:
         """Append with one statement; None, and nothing done, when there is not room for all."""
-        values = _packed([link for links in batches for link in links])
-        if values is None:
-            return None
-        count = sum(map(len, batches))
-        kept = connection.execute(_SQL["append_all"], values | {"count": count, "limit": self._limit}).rowcount
-        return [len(links) for links in batches] if kept == count else None
+        links = [link for links in batches for link in links]
+        if len(links) == 1:
+            one = (*_columns(Row.of(links[0])), self._limit)
+            kept = connection.execute(_SQL["append_one"], one).rowcount
+        else:
+            values = _packed(links)
+            if values is None:
+                return None
+            limits = {"count": len(links), "limit": self._limit}
+            kept = connection.execute(_SQL["append_all"], values | limits).rowcount
+        return list(map(len, batches)) if kept == len(links) else None
 
     def _append_together(self, connection: sqlite3.Connection, batches: Sequence[Sequence[Link]]) -> list[int]:
         """Append those of the first for which there is room, and count the others."""

@@ -23,6 +23,13 @@ WHERE :count + ifnull((SELECT max(number) FROM journal) - (SELECT min(number) FR
     + (SELECT count(*) FROM journal_aside) <= :limit
 ORDER BY key
 
+-- name: append_one
+-- The same for one row, without JSON: who publishes one by one waits for each. The last value is the limit.
+INSERT INTO journal (event_id, parents, event_type, source, happened_at, accepted_at, digest)
+SELECT ?, ?, ?, ?, ?, ?, ?
+WHERE ifnull((SELECT max(number) FROM journal) - (SELECT min(number) FROM journal) + 1, 0)
+    + (SELECT count(*) FROM journal_aside) < ?
+
 -- name: append
 INSERT INTO journal (event_id, parents, event_type, source, happened_at, accepted_at, digest)
 VALUES (?, ?, ?, ?, ?, ?, ?)

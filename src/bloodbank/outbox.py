@@ -312,6 +312,16 @@ class Outbox:
             raise NotOpen("The outbox is not open. Enter it first: `async with outbox`.")
 
 
+def describe_outbox(totals: OutboxTotals) -> str:
+    """Say in words how much is in an outbox."""
+    parts = [f"{totals.waiting} events wait for the broker." if totals.waiting else "Nothing waits for the broker."]
+    if totals.used_bytes >= totals.limit_bytes:
+        parts.append("It is full: while the broker is away, events are refused.")
+    if totals.set_aside:
+        parts.append(f"{totals.set_aside} were refused by the broker for good; 'bb outbox' shows them.")
+    return " ".join(parts)
+
+
 def _used_bytes(connection: sqlite3.Connection) -> int:
     return connection.execute(_SQL["used_bytes"]).fetchone()[0]
 

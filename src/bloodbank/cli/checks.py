@@ -24,6 +24,7 @@ from bloodbank.config import Settings, redact_url, unknown_variables
 from bloodbank.errors import BloodbankError, StoreFormatError, Unavailable
 from bloodbank.event_log import EventLog
 from bloodbank.events import load_plugins
+from bloodbank.outbox import Outbox, describe_outbox
 from bloodbank.publisher import Publisher
 from bloodbank.wiring import describe
 
@@ -59,6 +60,8 @@ async def examine(settings: Settings) -> AsyncGenerator[Check]:
         async with Publisher(settings, enable_correlation_tracking=settings.correlation_tracking) as publisher:
             yield await check_broker(settings, publisher)
             yield await check_store(settings, publisher)
+            if publisher.outbox is not None:
+                yield await check_outbox(publisher.outbox)
             newest = await _newest_entry(settings, publisher)
     except BloodbankError as error:
         yield Check("bus", str(error), "Mend what the line says; the bus cannot be opened before.")
@@ -132,6 +135,22 @@ async def check_store(settings: Settings, publisher: Publisher) -> Check:
     return Check("store", f"{where}, round trip in {milliseconds:.0f} ms")
 
 
+async def check_outbox(outbox: Outbox) -> Check:
+    """Say how much waits for the broker, and whether it refused something for good."""
+    try:
+        totals = await outbox.totals()
+    except Unavailable as error:
+        return Check("outbox", str(error), "Let this user write to BLOODBANK_DATA_DIR.")
+    found = describe_outbox(totals)
+    if totals.set_aside:
+        return Check(
+            "outbox", found, "See the reasons with 'bb outbox list', then 'bb outbox retry' or 'bb outbox drop'."
+        )
+    if totals.used_bytes >= totals.limit_bytes:
+        return Check("outbox", found, "Bring the broker back, or raise BLOODBANK_OUTBOX_LIMIT_BYTES.")
+    return Check("outbox", found)
+
+
 async def check_port(settings: Settings) -> tuple[Check, datetime | None]:
     """See whether `bb serve` could listen, or does already; also return the time of the server that answers."""
     host, port = settings.http_host, settings.http_port
@@ -203,10 +222,11 @@ def _readiness(response: httpx.Response) -> list[Check]:
         return [Check("key", f"{found} by the server", "Set BLOODBANK_KEY to a key of the server with the scope read.")]
     fields = _json_object(response)
     checks: list[Check] = []
-    for name, title in (("transport", "broker"), ("store", "store")):
+    for name, title in (("transport", "broker"), ("store", "store"), ("outbox", "outbox")):
         part = cast("dict[str, Any]", fields.get(name) or {"ok": False, "what": "", "detail": "not told by /readyz"})
         remedy = "" if part["ok"] else "Mend it where the server runs; 'bb doctor' there says more."
-        checks.append(Check(title, f"{part['what']}: {part['detail']}", remedy))
+        what = part.get("what")
+        checks.append(Check(title, f"{what}: {part['detail']}" if what else part["detail"], remedy))
     return checks
 
 

@@ -16,7 +16,7 @@ from bloodbank.events.registry import utc_now
 from bloodbank.http import description
 from bloodbank.http.bus import Bus, bus_of
 from bloodbank.http.shapes import Health, Live, Readiness
-from bloodbank.outbox import OutboxTotals
+from bloodbank.outbox import describe_outbox
 
 CHECK_TIMEOUT_SECONDS = 2.0
 VERSION = version("bloodbank")
@@ -126,19 +126,10 @@ async def _check_outbox(bus: Bus) -> dict[str, Any]:
     return {
         "on": True,
         "ok": totals.used_bytes < totals.limit_bytes,
-        "detail": _tell(totals),
+        "detail": describe_outbox(totals),
         **{name: getattr(totals, name) for name in numbers},
         "oldest_seconds": None if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()),
     }
-
-
-def _tell(totals: OutboxTotals) -> str:
-    parts = [f"{totals.waiting} events wait for the broker." if totals.waiting else "It is empty."]
-    if totals.used_bytes >= totals.limit_bytes:
-        parts.append("It is full: further events are refused while the broker is away.")
-    if totals.set_aside:
-        parts.append(f"{totals.set_aside} events were refused by the broker for good; 'bb outbox' shows them.")
-    return " ".join(parts)
 
 
 async def _check(round_trip: Callable[[], Awaitable[None]]) -> dict[str, Any]:
