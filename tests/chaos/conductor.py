@@ -31,17 +31,17 @@ NODES_AT_ONCE = 500
 GROUPS = {GROUP: ("consumer-a", "consumer-b"), PLAIN_QUEUE: ("consumer-plain",)}
 
 
-async def run(folder: Path, *, seed: int, seconds: float, rate: float, events: int = 0) -> Verdict:
-    """Play one seed and return the verdict, which is also written to `verdict.json` in the folder.
+async def run(stage: Stage, *, seed: int, seconds: float, events: int = 0) -> Verdict:
+    """Play one seed and return the verdict, which is also written to `verdict.json` in the run's folder.
 
-    seconds: of faults. rate: events a second that are tried. events: the load goes on until so many are accepted, for
-    at most as long again.
+    stage: not entered yet. seconds: of faults. events: the load goes on until so many are accepted, for at most as
+    long again.
     """
     limit_seconds = 2 * seconds + MOST_SECONDS_MORE
-    async with asyncio.timeout(limit_seconds), Stage(folder, seed=seed, rate=rate) as stage:
-        evidence = await _Run(stage, script(seed, seconds)).play(seconds, events)
+    async with asyncio.timeout(limit_seconds), stage:
+        evidence = await _Run(stage, script(seed, seconds, stage.lanes)).play(seconds, events)
     verdict = await asyncio.to_thread(judge, evidence)
-    (folder / "verdict.json").write_bytes(verdict.json())
+    (stage.folder / "verdict.json").write_bytes(verdict.json())
     return verdict
 
 
@@ -193,7 +193,7 @@ class _Run:
         self._evidence.died = [worker.name for worker in workers if worker.pid is None]
 
     def _settings(self) -> Settings:
-        url, redis_url = self._stage.rabbit.url, self._stage.redis.url
+        url, redis_url = self._stage.rabbit_url, self._stage.redis_url
         folder = self._folder / "verdict"
         return Settings(_env_file=None, rabbit_url=url, redis_url=redis_url, data_dir=folder)
 

@@ -1,6 +1,6 @@
 """A consuming process: `python -m tests.chaos.consume NAME FOLDER GROUP [URL]`; it writes down what it gets, then acks.
 
-With a URL it is a plain AMQP client that knows nothing of Bloodbank. It ends by SIGTERM.
+With a URL, or several of a cluster, it is a plain AMQP client that knows nothing of Bloodbank. It ends by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from itertools import cycle
 from pathlib import Path
 from uuid import UUID
 
@@ -40,9 +41,9 @@ async def _subscribe(ledger: Ledger, group: str) -> None:
 
 
 async def _consume_plainly(ledger: Ledger, queue: str, url: str) -> None:
-    while True:
+    for node in cycle(_nodes(url)):
         try:
-            await _consume_until_lost(ledger, queue, url)
+            await _consume_until_lost(ledger, queue, node)
         except (aiormq.AMQPError, OSError, TimeoutError) as error:
             logger.info("The connection was lost: %r", error)
         await asyncio.sleep(PAUSE_SECONDS)
@@ -69,6 +70,13 @@ async def _consume_until_lost(ledger: Ledger, queue: str, url: str) -> None:
         await asyncio.wait({connection.closing, channel.closing}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await connection.close()
+
+
+def _nodes(url: str) -> list[str]:
+    """Return a URL for each node that a URL names."""
+    scheme, _, rest = url.partition("://")
+    user, _, hosts = rest.rstrip("/").rpartition("@")
+    return [f"{scheme}://{user}@{host}/" for host in hosts.split(",")]
 
 
 async def _main(name: str, folder: Path, group: str, url: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -25,6 +25,9 @@ class Kind(StrEnum):
     PUBLISHER_KILLED = "publisher killed -9 and started again"
     SERVER_KILLED = "HTTP server killed -9 and started again"
     CONSUMER_KILLED = "consumer killed -9 and started again"
+    LEADER_KILLED = "node that leads the log killed -9 and started again"
+    NODE_CUT_OFF = "node of the broker cut off from the others"
+    MASTER_KILLED = "master of the Redis Cluster killed -9 and started again"
 
 
 BROKER = (
@@ -37,7 +40,9 @@ BROKER = (
 )
 REDIS = (Kind.REDIS_KILLED, Kind.REDIS_FROZEN, Kind.REDIS_HALF_OPEN, Kind.REDIS_EMPTIED)
 PROCESS = (Kind.PUBLISHER_KILLED, Kind.SERVER_KILLED, Kind.CONSUMER_KILLED)
-LANES = (BROKER, REDIS, PROCESS)
+Lanes = Sequence[Sequence[Kind]]
+LANES: Lanes = (BROKER, REDIS, PROCESS)
+CLUSTER_LANES: Lanes = ((Kind.LEADER_KILLED, Kind.NODE_CUT_OFF), (Kind.MASTER_KILLED,), PROCESS)
 ALONE = {Kind.REDIS_FROZEN}
 """While one of these lasts nothing else is wrong, so that waits can be laid to it."""
 
@@ -55,9 +60,19 @@ SECONDS = {
     Kind.PUBLISHER_KILLED: (0.0, 1.0),
     Kind.SERVER_KILLED: (0.0, 1.0),
     Kind.CONSUMER_KILLED: (0.0, 1.0),
+    Kind.LEADER_KILLED: (1.0, 3.0),
+    Kind.NODE_CUT_OFF: (3.0, 6.0),
+    Kind.MASTER_KILLED: (3.0, 5.0),
 }
 """How long a fault lasts, at least and at most; what it takes to start something again comes on top."""
-MORE_SECONDS = {Kind.BROKER_KILLED: 6.0, Kind.BROKER_FULL: 3.0, Kind.REDIS_EMPTIED: 4.0, Kind.SERVER_KILLED: 1.5}
+MORE_SECONDS = {
+    Kind.BROKER_KILLED: 6.0,
+    Kind.BROKER_FULL: 3.0,
+    Kind.REDIS_EMPTIED: 4.0,
+    Kind.SERVER_KILLED: 1.5,
+    Kind.LEADER_KILLED: 10.0,
+    Kind.NODE_CUT_OFF: 5.0,
+}
 """About what comes on top, to fill a given time."""
 LAST_CALM_SECONDS = 2.0
 
@@ -80,7 +95,7 @@ class Slot:
     faults: tuple[Fault, ...]
 
 
-def script(seed: int, seconds: float) -> list[Slot]:
+def script(seed: int, seconds: float, lanes: Lanes = LANES) -> list[Slot]:
     """Return the slots that fill about `seconds`; the same for the same arguments, on every machine.
 
     The kinds are drawn without putting back, so that each comes before any comes again.
@@ -90,13 +105,14 @@ def script(seed: int, seconds: float) -> list[Slot]:
     slots: list[Slot] = []
     left = seconds - LAST_CALM_SECONDS
     while True:
-        first = _draw(bag, chances, Kind)
+        first = _draw(bag, chances, lanes)
         kinds = [first]
         if first not in ALONE and chances.random() < 0.5:
-            lane = next(lane for lane in LANES if first in lane)
-            others = [kind for kind in bag if kind not in lane and kind not in ALONE]
-            if others:
-                kinds.append(_draw(bag, chances, others))
+            lane = next(lane for lane in lanes if first in lane)
+            second = next((kind for kind in bag if kind not in lane and kind not in ALONE), None)
+            if second is not None:
+                bag.remove(second)
+                kinds.append(second)
         faults = tuple(
             Fault(kind, round(chances.uniform(*SECONDS[kind]), 2), round(chances.random(), 3), place * 0.5)
             for place, kind in enumerate(kinds)
@@ -117,11 +133,9 @@ def _cost(fault: Fault) -> float:
     return fault.after_seconds + fault.seconds + MORE_SECONDS.get(fault.kind, 0.5)
 
 
-def _draw(bag: list[Kind], chances: random.Random, among: Iterable[Kind]) -> Kind:
+def _draw(bag: list[Kind], chances: random.Random, lanes: Lanes) -> Kind:
     """Take a kind out of the bag, which is filled anew when it is empty."""
     if not bag:
-        bag.extend(chain.from_iterable(LANES))
+        bag.extend(chain.from_iterable(lanes))
         chances.shuffle(bag)
-    kind = next(kind for kind in bag if kind in set(among))
-    bag.remove(kind)
-    return kind
+    return bag.pop(0)

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import bloodbank
-from tests.chaos.disk import SmallDisk
-from tests.chaos.faults import Fault, Kind
+from tests.chaos.faults import LANES, Fault, Kind
 from tests.chaos.ledger import Reader
-from tests.chaos.wires import Wires
 from tests.servers.api import ApiServer
-from tests.servers.process import OwnedProcess, wait_until
-from tests.servers.rabbit import RabbitServer
-from tests.servers.redis import RedisServer
+from tests.servers.process import OwnedProcess, Server, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(bloodbank.__file__).resolve().parents[1]
 OURS = ("BLOODBANK_", "RABBIT_", "REDIS_", "HTTP_", "EXCHANGE_", "CORRELATION_", "COVERAGE_")
 READY_SECONDS = 60.0
-SMALL_DISK_MEGABYTES, SMALL_OUTBOX_BYTES = 24, 6_000_000
 GROUP, PLAIN_QUEUE = "chaos-group", "chaos-plain"
 REINDEX_SECONDS = 120.0
-BROKER_WIRES, REDIS_WIRE = ("shared", "small", "server"), "redis"
+PUBLISHERS = {"sdk-a": 0.28, "sdk-b": 0.28, "sdk-small-disk": 0.24, "http": 0.2}
+"""The publishing processes, with their shares of the load. The first two share a data folder."""
 
 
 class Worker:
@@ -84,25 +78,38 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": f"{SOURCE}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": "1", **settings}
 
 
-class Stage:
-    """One broker, one Redis, and those who use them; the wires between them can be broken.
+class Stage(ABC):
+    """A broker, a Redis, and those who use them. What these are, and what can be done to them, says the subclass.
 
     folder: of the run. seed: of the load. rate: events a second that all publishers try together.
     """
 
+    lanes: ClassVar[Sequence[Sequence[Kind]]] = LANES
+    """The faults that can be made, in lanes: of one lane there is one at a time."""
+
     def __init__(self, folder: Path, *, seed: int, rate: float) -> None:
         self.folder = folder
-        self.disk = SmallDisk(folder / "small-disk", megabytes=SMALL_DISK_MEGABYTES)
-        self.rabbit = RabbitServer()
-        self.redis = RedisServer()
-        targets = dict.fromkeys(BROKER_WIRES, self.rabbit.port)
-        self.wires = Wires(targets | {REDIS_WIRE: self.redis.port})
         self.publishers: list[Worker] = []
         self.consumers: list[Worker] = []
         self.server: ApiServer | None = None
         self._seed = seed
         self._rate = rate
         self._stack = AsyncExitStack()
+
+    @property
+    @abstractmethod
+    def rabbit_url(self) -> str:
+        """Address of the broker itself."""
+
+    @property
+    @abstractmethod
+    def redis_url(self) -> str:
+        """Address of Redis itself."""
+
+    @property
+    @abstractmethod
+    def servers(self) -> Sequence[Server]:
+        """The servers that are watched."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -120,164 +127,18 @@ class Stage:
     def pids(self) -> dict[str, int]:
         """Return the leaders of all processes that run, by name."""
         named = [(worker.name, worker.pid) for worker in [*self.publishers, *self.consumers]]
-        servers = [(server.name, server.pid) for server in (self.rabbit, self.redis, self.server) if server]
-        return {name: pid for name, pid in [*named, *servers] if pid is not None}
-
-    def settings(self, *, wire: str | None = None, redis_wire: bool = False) -> dict[str, str]:
-        """Return what a process needs to find the bus. wire: the proxy that its broker is behind."""
-        port = self.wires.ports[wire] if wire else self.rabbit.port
-        redis_port = self.wires.ports[REDIS_WIRE] if redis_wire else self.redis.port
-        return {
-            "RABBIT_URL": f"amqp://guest:guest@127.0.0.1:{port}/",
-            "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
-        }
+        servers = [*self.servers, *([self.server] if self.server else [])]
+        named += [(f"{server.name} {server.port}", server.pid) for server in servers]
+        return {name: pid for name, pid in named if pid is not None}
 
     async def inject(self, fault: Fault) -> None:
         """Make a fault, let it last, and heal it; what it hits is chosen by its chance."""
-        injections: dict[Kind, Callable[[Fault], Awaitable[None]]] = {
-            Kind.BROKER_KILLED: self._kill_broker,
-            Kind.BROKER_FROZEN: self._freeze_broker,
-            Kind.BROKER_FULL: self._fill_broker,
-            Kind.WIRES_CUT: self._cut_wires,
-            Kind.WIRES_HALF_OPEN: self._stall_wires,
-            Kind.DISK_FULL: self._fill_disk,
-            Kind.REDIS_KILLED: self._kill_redis,
-            Kind.REDIS_FROZEN: self._freeze_redis,
-            Kind.REDIS_HALF_OPEN: self._stall_redis,
-            Kind.REDIS_EMPTIED: self._empty_redis,
-            Kind.PUBLISHER_KILLED: self._kill_publisher,
-            Kind.SERVER_KILLED: self._kill_server,
-            Kind.CONSUMER_KILLED: self._kill_consumer,
-        }
-        await injections[fault.kind](fault)
-
-    async def _open(self) -> None:
-        self._stack.enter_context(self.disk)
-        for server in (self.rabbit, self.redis):
-            self._stack.push_async_callback(asyncio.to_thread, server.close)
-        await asyncio.gather(*[asyncio.to_thread(server.start) for server in (self.rabbit, self.redis)])
-        await self._stack.enter_async_context(self.wires)
-        self.server = ApiServer(**self.settings(wire="server"), PYTHONPATH=f"{SOURCE}{os.pathsep}{ROOT}")
-        self._stack.push_async_callback(asyncio.to_thread, self.server.close)
-        await asyncio.to_thread(self.server.start)
-        await self._start_workers(self.server.url)
-
-    async def _start_workers(self, url: str) -> None:
-        plain, load, consume = self.rabbit.url, "tests.chaos.load", "tests.chaos.consume"
-        self.consumers = [
-            Worker(name, self.folder, consume, GROUP, **self.settings()) for name in ("consumer-a", "consumer-b")
-        ]
-        self.consumers.append(Worker("consumer-plain", self.folder, consume, PLAIN_QUEUE, plain))
-        shared = {**self.settings(wire="shared", redis_wire=True), "BLOODBANK_DATA_DIR": str(self.folder / "shared")}
-        small = {**self.settings(wire="small"), "BLOODBANK_DATA_DIR": str(self.disk.folder)}
-        # An outbox of the disk's own size could not be emptied: SQLite needs room to delete.
-        small["BLOODBANK_OUTBOX_LIMIT_BYTES"] = str(SMALL_OUTBOX_BYTES)
-        seed = str(self._seed)
-        for name, share, settings, more in (
-            ("sdk-a", 0.28, shared, ()),
-            ("sdk-b", 0.28, shared, ()),
-            ("sdk-small-disk", 0.24, small, ()),
-            ("http", 0.2, {}, (url,)),
-        ):
-            arguments = (seed, f"{share * self._rate:.0f}", *more)
-            self.publishers.append(Worker(name, self.folder, load, *arguments, **settings))
-        for workers in (self.consumers, self.publishers):
-            for worker in workers:
-                self._stack.push_async_callback(asyncio.to_thread, worker.kill)
-                worker.start()
-            for worker in workers:
-                await asyncio.to_thread(worker.wait, "ready", seconds=READY_SECONDS)
-
-    async def _kill_broker(self, fault: Fault) -> None:
-        await asyncio.to_thread(self.rabbit.kill)
-        await asyncio.sleep(fault.seconds)
-        await asyncio.to_thread(self.rabbit.start)
-
-    async def _freeze_broker(self, fault: Fault) -> None:
-        self.rabbit.freeze()
-        try:
-            await asyncio.sleep(fault.seconds)
-        finally:
-            self.rabbit.thaw()
-
-    async def _fill_broker(self, fault: Fault) -> None:
-        mark = "vm_memory_high_watermark"
-        await asyncio.to_thread(self.rabbit.ctl, f"set_{mark}", "absolute", "1")
-        try:
-            await asyncio.sleep(fault.seconds)
-        finally:
-            await asyncio.to_thread(self.rabbit.ctl, f"set_{mark}", "0.4")
-
-    async def _cut_wires(self, fault: Fault) -> None:
-        deadline = time.monotonic() + fault.seconds
-        while time.monotonic() < deadline:
-            for wire in self._some_wires(fault):
-                await self.wires.order(wire, "cut")
-            await asyncio.sleep(0.1 + fault.chance / 2)
-
-    async def _stall_wires(self, fault: Fault) -> None:
-        wires = self._some_wires(fault)
-        for wire in wires:
-            await self.wires.order(wire, "stall", replies_only=fault.chance < 0.6)
-        try:
-            await asyncio.sleep(fault.seconds)
-        finally:
-            for wire in wires:
-                # Either the network comes back, or the connections turn out to be gone.
-                if int(fault.chance * 1000) % 2:
-                    await self.wires.order(wire, "cut")
-                await self.wires.order(wire, "resume")
-
-    async def _fill_disk(self, fault: Fault) -> None:
-        order = partial(self.wires.order, "small")
-        await order("refuse")
-        await order("cut")
-        await asyncio.sleep(fault.seconds / 4)
-        await asyncio.to_thread(self.disk.fill)
-        try:
-            await asyncio.sleep(fault.seconds)
-            if fault.chance < 0.5:
-                await order("accept")
-                await asyncio.sleep(fault.seconds / 4)
-        finally:
-            await asyncio.to_thread(self.disk.empty)
-            await order("accept")
-
-    async def _kill_redis(self, fault: Fault) -> None:
-        await asyncio.to_thread(self.redis.kill)
-        await asyncio.sleep(fault.seconds)
-        await asyncio.to_thread(self.redis.start)
-
-    async def _freeze_redis(self, fault: Fault) -> None:
-        self.redis.freeze()
-        try:
-            await asyncio.sleep(fault.seconds)
-        finally:
-            self.redis.thaw()
-
-    async def _stall_redis(self, fault: Fault) -> None:
-        await self.wires.order(REDIS_WIRE, "stall", replies_only=fault.chance < 0.5)
-        try:
-            await asyncio.sleep(fault.seconds)
-        finally:
-            await self.wires.order(REDIS_WIRE, "cut")
-            await self.wires.order(REDIS_WIRE, "resume")
-
-    async def _empty_redis(self, fault: Fault) -> None:
-        await asyncio.to_thread(self.redis.kill)
-        for path in self.redis.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.suffix == ".rdb":
-                path.unlink()
-        await asyncio.sleep(fault.seconds)
-        await asyncio.to_thread(self.redis.start)
-        await asyncio.to_thread(self.reindex)
+        await self._injections()[fault.kind](fault)
 
     def reindex(self) -> None:
         """Run `bb reindex`. Raises RuntimeError when it fails."""
         command = [sys.executable, "-m", "bloodbank.cli.main", "reindex"]
-        settings = self.settings() | {"BLOODBANK_DATA_DIR": str(self.folder / "reindex")}
+        settings = self._addresses() | {"BLOODBANK_DATA_DIR": str(self.folder / "reindex")}
         done = subprocess.run(
             command,
             env=environment(settings),
@@ -290,6 +151,49 @@ class Stage:
         (self.folder / "reindex.log").write_text(done.stdout + done.stderr)
         if done.returncode:
             raise RuntimeError(f"bb reindex ended with {done.returncode}: {done.stderr[-500:]}")
+
+    @abstractmethod
+    async def _open_bus(self) -> None:
+        """Start the servers."""
+
+    def _settings_of(self, name: str) -> dict[str, str]:
+        """Return what the process of a name needs to find the bus, and its data folder."""
+        return self._addresses() | {"BLOODBANK_DATA_DIR": str(self.folder / name)}
+
+    def _addresses(self) -> dict[str, str]:
+        return {"RABBIT_URL": self.rabbit_url, "REDIS_URL": self.redis_url}
+
+    def _injections(self) -> dict[Kind, Callable[[Fault], Awaitable[None]]]:
+        return {
+            Kind.PUBLISHER_KILLED: self._kill_publisher,
+            Kind.SERVER_KILLED: self._kill_server,
+            Kind.CONSUMER_KILLED: self._kill_consumer,
+        }
+
+    async def _open(self) -> None:
+        await self._open_bus()
+        settings = self._settings_of("server")
+        del settings["BLOODBANK_DATA_DIR"]  # the server has a folder of its own
+        self.server = ApiServer(**settings, PYTHONPATH=f"{SOURCE}{os.pathsep}{ROOT}")
+        self._stack.push_async_callback(asyncio.to_thread, self.server.close)
+        await asyncio.to_thread(self.server.start)
+        await self._start_workers(self.server.url)
+
+    async def _start_workers(self, url: str) -> None:
+        load, consume = "tests.chaos.load", "tests.chaos.consume"
+        self.consumers = [
+            Worker(name, self.folder, consume, GROUP, **self._addresses()) for name in ("consumer-a", "consumer-b")
+        ]
+        self.consumers.append(Worker("consumer-plain", self.folder, consume, PLAIN_QUEUE, self.rabbit_url))
+        for name, share in PUBLISHERS.items():
+            arguments = [str(self._seed), f"{share * self._rate:.0f}", *([url] if name == "http" else [])]
+            self.publishers.append(Worker(name, self.folder, load, *arguments, **self._settings_of(name)))
+        for workers in (self.consumers, self.publishers):
+            for worker in workers:
+                self._stack.push_async_callback(asyncio.to_thread, worker.kill)
+                worker.start()
+            for worker in workers:
+                await asyncio.to_thread(worker.wait, "ready", seconds=READY_SECONDS)
 
     async def _kill_publisher(self, fault: Fault) -> None:
         worker = self.publishers[int(fault.chance * len(self.publishers))]
@@ -308,8 +212,3 @@ class Stage:
         await asyncio.to_thread(self.server.kill)
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(self.server.start)
-
-    def _some_wires(self, fault: Fault) -> list[str]:
-        """Return all wires to the broker, or every one but one."""
-        left_out = int(fault.chance * 2 * len(BROKER_WIRES))
-        return [wire for place, wire in enumerate(BROKER_WIRES) if place != left_out]

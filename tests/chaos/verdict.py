@@ -89,6 +89,8 @@ class Verdict:
 
     checks: tuple[Check, ...]
     figures: Mapping[str, Any]
+    accepted: int = 0
+    faults: int = 0
 
     @property
     def passed(self) -> bool:
@@ -154,7 +156,7 @@ def judge(evidence: Evidence) -> Verdict:
         _none("processes that ended by themselves", evidence.died),
         *_growth(evidence),
     ]
-    return Verdict(tuple(checks), _figures(evidence))
+    return Verdict(tuple(checks), _figures(evidence), len(accepted), len(evidence.faults))
 
 
 def expected(line: Sequence[Any]) -> Expected:
@@ -253,7 +255,8 @@ def _growth(evidence: Evidence) -> list[Check]:
 
 
 def _room(name: str, events: int) -> int:
-    return ROOM.get(name, OTHER_ROOM) + (REDIS_BYTES_AN_EVENT * events if name == "redis" else 0)
+    kind = name.split()[0].split("-")[0]
+    return ROOM.get(kind, OTHER_ROOM) + (REDIS_BYTES_AN_EVENT * events if kind == "redis" else 0)
 
 
 def _figures(evidence: Evidence) -> dict[str, Any]:
