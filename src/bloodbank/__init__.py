@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bloodbank.causation import caused_by, uncaused
     from bloodbank.config import Settings, load_settings
-    from bloodbank.correlation_tracker import CorrelationTracker, Lineage
+    from bloodbank.correlation_tracker import CorrelationTracker
+    from bloodbank.deduplication import Dedup
+    from bloodbank.deferral import Lineage
     from bloodbank.envelope import (
         SCHEMA_VERSION,
         AgentContext,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         InvalidEvent,
         InvalidQuery,
         NotOpen,
+        OutboxFull,
         PublishError,
         PublishRejected,
         PublishUnknown,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from bloodbank.events.failures import FailurePayload, Payload
     from bloodbank.events.registry import EventRegistry, event
     from bloodbank.ids import event_id, new_event_id
+    from bloodbank.outbox import Outbox, OutboxEntry, OutboxTotals
     from bloodbank.publisher import Publisher, PublishResult, Status
     from bloodbank.stores.base import Direction, Graph, Node, Step
 
@@ -60,6 +64,7 @@ __all__ = [
     "CodeState",
     "ConfigurationError",
     "CorrelationTracker",
+    "Dedup",
     "Direction",
     "EventConflict",
     "EventEnvelope",
@@ -74,6 +79,10 @@ __all__ = [
     "LoggedEvent",
     "Node",
     "NotOpen",
+    "Outbox",
+    "OutboxEntry",
+    "OutboxFull",
+    "OutboxTotals",
     "Page",
     "Payload",
     "PublishError",
@@ -112,6 +121,7 @@ _HOME = {
     "CodeState": "envelope",
     "ConfigurationError": "errors",
     "CorrelationTracker": "correlation_tracker",
+    "Dedup": "deduplication",
     "Direction": "stores.base",
     "EventConflict": "errors",
     "EventEnvelope": "envelope",
@@ -122,10 +132,14 @@ _HOME = {
     "Graph": "stores.base",
     "InvalidEvent": "errors",
     "InvalidQuery": "errors",
-    "Lineage": "correlation_tracker",
+    "Lineage": "deferral",
     "LoggedEvent": "event_log",
     "Node": "stores.base",
     "NotOpen": "errors",
+    "Outbox": "outbox",
+    "OutboxEntry": "outbox",
+    "OutboxFull": "errors",
+    "OutboxTotals": "outbox",
     "Page": "event_log",
     "Payload": "events.failures",
     "PublishError": "errors",

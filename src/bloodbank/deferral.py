@@ -25,6 +25,8 @@ JOURNAL_FAILURES = 3
 """Failures in a row after which the journal is left alone, so that a disk that hangs costs one bounded wait."""
 JOURNAL_RESET_SECONDS = 1.0
 """How long it is left alone before it is tried again."""
+LOOKS = 3
+"""How often the journal is read for one look, while it is being written to."""
 SINCE_MARGIN = timedelta(minutes=1)
 """How much earlier than it was told an event can stand in the log: a confirm takes time, and clocks differ."""
 
@@ -148,6 +150,7 @@ class Deferral:
         self._missed_before: Missed | None = None
         self._missed_now: Missed | None = None
         self._is_missing = False
+        self._appended = 0
 
     @property
     def missed(self) -> Missed | None:
@@ -174,7 +177,12 @@ class Deferral:
             except BaseException:
                 self._missed_now = missed.plus(self._missed_now)
                 raise
-        self.waiting, self.set_aside_total, self._missed_before = await self.journal.status()
+        for _ in range(LOOKS):
+            appended = self._appended
+            self.waiting, self.set_aside_total, self._missed_before = await self.journal.status()
+            if appended == self._appended:
+                # Otherwise it may be older than what was appended meanwhile.
+                break
 
     async def close(self) -> None:
         """Wait for what is being written, then close the journal. Idempotent."""
@@ -257,6 +265,7 @@ class Deferral:
             self._miss(links, _reason(error))
         else:
             self._breaker.record_success()
+            self._appended += 1
             self.waiting += kept
             if kept < len(links):
                 # The journal has noted them itself, in the same commit.

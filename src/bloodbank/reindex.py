@@ -13,14 +13,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bloodbank import codec
 from bloodbank.config import Settings
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import EventEnvelope
-from bloodbank.errors import InvalidEvent, StoreUnavailable, TransportUnavailable
+from bloodbank.errors import InvalidEvent, StoreUnavailable, TransportUnavailable, Unavailable
+from bloodbank.events.registry import utc_now
 from bloodbank.stores.base import Link
 from bloodbank.transports.base import LogEntry, Transport
 
@@ -91,6 +92,9 @@ async def reindex(
     An outage of broker or store is waited out, for `reindex_patience_seconds` without any progress. Then this raises
     TransportUnavailable or StoreUnavailable, which say from where to go on; what was recorded stays. Raises
     StoreFormatError when the index cannot be written by this version.
+
+    Afterwards the tracker forgets which events had no place in its journal, if all of them were accepted within what
+    was read.
     """
     return await _Run(transport, tracker, settings, since, on_progress).complete()
 
@@ -132,7 +136,7 @@ class _Run:
         self._tracker = tracker
         self._batch_limit = settings.tracker_batch_limit
         self._patience_seconds = settings.reindex_patience_seconds
-        self._since = self._resume_since = since
+        self._begin = self._resume_since = since
         self._on_progress = on_progress
         self._moved_at = time.monotonic()
         self._waiting: str | None = None
@@ -140,6 +144,9 @@ class _Run:
         self._latest: tuple[int, datetime] | None = None
         self._last: tuple[int, datetime] | None = None
         self._knows_last = False
+        # When the run began to look where the log ends, and how many events no journal had by then.
+        self._began_at = utc_now()
+        self._unjournalled = 0
         self._entries = self._size_bytes = self._recorded = self._skipped = 0
         self._skipped_positions: list[int] = []
         self._links: list[Link] = []
@@ -153,6 +160,8 @@ class _Run:
         while True:
             try:
                 if not self._knows_last:
+                    self._began_at = utc_now()
+                    self._unjournalled = self._tracker.unjournalled_total if self._tracker is not None else 0
                     self._last = await self._end_of_log()
                     self._knows_last = True
                 await self._read_on()
@@ -160,7 +169,9 @@ class _Run:
             except TransportUnavailable as error:
                 await self._wait(error)
             else:
-                return self._progress()
+                break
+        await self._clear_unjournalled()
+        return self._progress()
 
     async def _end_of_log(self) -> tuple[int, datetime] | None:
         last: tuple[int, datetime] | None = None
@@ -173,7 +184,7 @@ class _Run:
         """Take the entries behind the latest one, up to the last one or, where that is not known, to the end."""
         last = None if self._last is None else self._last[0]
         if self._latest is None:
-            reading = self._transport.read_log(since=self._since)
+            reading = self._transport.read_log(since=self._begin)
         elif last is None or self._latest[0] < last:
             reading = self._transport.read_log(after=self._latest[0])
         else:
@@ -240,6 +251,16 @@ class _Run:
         self._waiting = str(error)
         self._report()
         await asyncio.sleep(RETRY_SECONDS)
+
+    async def _clear_unjournalled(self) -> None:
+        if self._tracker is None or not self._unjournalled or self._tracker.unjournalled_total != self._unjournalled:
+            return
+        begin = self._begin or datetime.min.replace(tzinfo=UTC)
+        try:
+            # What was accepted just before may have come into the log after its end was looked for.
+            await self._tracker.clear_unjournalled(since=begin, until=self._began_at - CLOCK_SKEW)
+        except Unavailable as error:
+            logger.warning("The journal still counts events that the index has now: %s", error)
 
     def _report(self) -> None:
         if self._on_progress is not None:

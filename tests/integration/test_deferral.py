@@ -499,9 +499,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
-def test_whatever_the_store_does_all_edges_are_in_the_index_in_the_end(
-    tmp_path: Path, steps: list[str | int]
-) -> None:
+def test_whatever_the_store_does_all_edges_are_in_the_index_in_the_end(tmp_path: Path, steps: list[str | int]) -> None:
     folder = tmp_path / str(uuid4())
     recorded: list[Link] = []
 

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 
 from pamqp import base, commands, frame, header
 
@@ -23,23 +25,48 @@ log.file = false
 """
 
 
+class PortMapper:
+    """An Erlang port mapper of one's own, by which the nodes of one cluster find each other."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._program = find_program("epmd", install=INSTALL)
+        self._process: OwnedProcess | None = None
+
+    def start(self, folder: Path, environment: Mapping[str, str]) -> None:
+        """Start unless it runs; its log goes into the folder."""
+        if self._process is None:
+            self._process = OwnedProcess(
+                [self._program, "-address", "127.0.0.1", "-port", str(self.port)],
+                env=environment,
+                cwd=folder,
+                log=folder / "epmd.log",
+            )
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        if self._process is not None:
+            self._process.end(signal.SIGKILL, seconds=5)
+            self._process = None
+
+
 class RabbitServer(Server):
     """RabbitMQ on 127.0.0.1 with user guest.
 
     settings: further lines of rabbitmq.conf, such as "max_message_size = 1000".
+    mapper: shared by the nodes of a cluster; whoever hands it in closes it.
     """
 
     name = "rabbitmq"
 
-    def __init__(self, settings: str = "") -> None:
+    def __init__(self, settings: str = "", *, mapper: PortMapper | None = None) -> None:
         self._server = find_program("rabbitmq-server", folders=FOLDERS, install=INSTALL)
         self._control = find_program("rabbitmqctl", folders=FOLDERS, install=INSTALL)
-        self._epmd_program = find_program("epmd", install=INSTALL)
         super().__init__()
-        self._epmd_port = free_port()
+        self._mapper = mapper or PortMapper()
+        self._owns_mapper = mapper is None
         self._dist_port = free_port()
-        self._epmd: OwnedProcess | None = None
-        self._node = f"bloodbank{self.port}@localhost"
+        self.node = f"bloodbank{self.port}@localhost"
         (self.folder / "rabbitmq.conf").write_text(SETTINGS.format(port=self.port) + settings + "\n")
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "rabbitmq-env.conf").write_text("")
@@ -51,7 +78,7 @@ class RabbitServer(Server):
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on this node and return what it printed. Takes a second or two."""
         done = subprocess.run(
-            [self._control, "-n", self._node, *arguments],
+            [self._control, "-n", self.node, *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -83,19 +110,12 @@ class RabbitServer(Server):
 
     def close(self) -> None:
         super().close()
-        if self._epmd is not None:
-            self._epmd.end(signal.SIGKILL, seconds=5)
-            self._epmd = None
+        if self._owns_mapper:
+            self._mapper.close()
 
     def _launch(self) -> OwnedProcess:
         environment = self._environment()
-        if self._epmd is None:
-            self._epmd = OwnedProcess(
-                [self._epmd_program, "-address", "127.0.0.1", "-port", str(self._epmd_port)],
-                env=environment,
-                cwd=self.folder,
-                log=self.folder / "epmd.log",
-            )
+        self._mapper.start(self.folder, environment)
         return OwnedProcess([self._server], env=environment, cwd=self.folder, log=self.log)
 
     def _environment(self) -> dict[str, str]:
@@ -104,8 +124,8 @@ class RabbitServer(Server):
         return inherited | {
             # The cookie lies in HOME.
             "HOME": str(folder),
-            "ERL_EPMD_PORT": str(self._epmd_port),
-            "RABBITMQ_NODENAME": self._node,
+            "ERL_EPMD_PORT": str(self._mapper.port),
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),

@@ -73,7 +73,7 @@ def store(tmp_path: Path) -> FaultyStore:
 
 @pytest.fixture
 async def tracker(store: FaultyStore) -> AsyncIterator[CorrelationTracker]:
-    async with CorrelationTracker(store, breaker=quick_breaker()) as tracker:
+    async with CorrelationTracker(store, timeout_seconds=5, breaker=quick_breaker()) as tracker:
         yield tracker
 
 

@@ -81,7 +81,14 @@ async def _reindex(settings: Settings, since: datetime | None, report: Report, *
 
     async with Publisher(settings, enable_correlation_tracking=not dry_run) as publisher:
         tracker = None if dry_run else publisher.tracker
-        return await rebuild(publisher.transport, tracker, settings, since=since, on_progress=report)
+        result = await rebuild(publisher.transport, tracker, settings, since=since, on_progress=report)
+        if tracker is not None and tracker.unjournalled_since is not None:
+            note(
+                f"{tracker.unjournalled_total} events found no place in the journal, some of them within the last "
+                "minute or before the time that was given. Do this again later: bb reindex --since "
+                f"{tracker.unjournalled_since.isoformat(timespec='seconds')}"
+            )
+        return result
 
 
 def summary_lines(result: Progress, seconds: float, *, dry_run: bool) -> list[Line]:
