@@ -66,9 +66,7 @@ def play(
     """Play one run, print its verdict, and remove its folder unless it is to be looked at. folder: its parent."""
     began = time.monotonic()
     own = Path(tempfile.mkdtemp(prefix=f"bloodbank-chaos-{seed}-", dir=folder))
-    verdict = asyncio.run(
-        conductor.run(stage(own, seed=seed, rate=rate), seed=seed, seconds=seconds, events=events)
-    )
+    verdict = asyncio.run(conductor.run(stage(own, seed=seed, rate=rate), seed=seed, seconds=seconds, events=events))
     print(f"{stage.__name__}, seed {seed}, {time.monotonic() - began:.0f} s\n{verdict.table()}\n", flush=True)
     if verdict.passed and not keep:
         shutil.rmtree(own)
