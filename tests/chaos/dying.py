@@ -1,7 +1,7 @@
-"""A process that kills itself when it is about to send to the broker.
+"""A process that kills itself when it is about to send to the broker: `python -m tests.chaos.dying METHOD`.
 
-`python -m tests.chaos.dying METHOD`, of the transport: publish or publish_many. What it publishes, if anything, is an envelope on its standard input. Whatever is done before an event is sent has been
-done then, and nothing that is done after its confirm.
+METHOD, of the transport: publish or publish_many. What it publishes, if anything, is an envelope on its standard
+input. Whatever is done before an event is sent has been done then, and nothing that is done after its confirm.
 """
 
 from __future__ import annotations
