@@ -17,6 +17,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bloodbank._rabbit_url import rabbit_nodes, redacted_nodes
 from bloodbank.errors import ConfigurationError
 
 _BARE_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
@@ -51,7 +52,8 @@ class Settings(BaseSettings):
     rabbit_url: SecretStr | None = Field(
         None,
         validation_alias="RABBIT_URL",
-        description="AMQP URL of RabbitMQ, `amqp://` or `amqps://`. Not set: the embedded log.",
+        description="AMQP URL of RabbitMQ, `amqp://` or `amqps://`; the nodes of a cluster with commas between them. "
+        "Not set: the embedded log.",
     )
     exchange_name: str = Field(
         "bloodbank.events.v1",
@@ -332,7 +334,9 @@ class Settings(BaseSettings):
     @field_validator("rabbit_url")
     @classmethod
     def _rabbit_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_url(value, ("amqp", "amqps"))
+        if value is not None:
+            rabbit_nodes(value.get_secret_value())
+        return value
 
     @field_validator("redis_url")
     @classmethod
@@ -430,7 +434,9 @@ def variable_names() -> dict[str, str]:
 
 
 def redact_url(url: str) -> str:
-    """Return a URL without its credentials and query, fit for a log line."""
+    """Return a URL without its credentials and query, fit for a log line; a cluster's with all its nodes."""
+    if re.match(r"\s*amqps?://", url):
+        return redacted_nodes(url)
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from bloodbank._rabbit_url import rabbit_nodes
 from bloodbank.config import Scope, load_settings, redact_url, unknown_variables, variable_names
 from bloodbank.errors import ConfigurationError
 from bloodbank.publisher import Publisher
@@ -61,6 +62,7 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_LOG_RETENTION_DAYS": ("1.5", 1.5, "inf"),
     "BLOODBANK_LEASE_SECONDS": ("2", 2.0, "0.5"),
     "BLOODBANK_POLL_SECONDS": ("0.5", 0.5, "0"),
+    "BLOODBANK_REINDEX_PATIENCE_SECONDS": ("5", 5.0, "-1"),
     "BLOODBANK_REDIS_PREFIX": ("my-bus.1", "my-bus.1", "a:b"),
     "BLOODBANK_OUTBOX": ("off", "off", "maybe"),
     "BLOODBANK_OUTBOX_LIMIT_BYTES": ("2000000", 2_000_000, "1000"),
@@ -207,15 +209,36 @@ def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -
     ("url", "redacted"),
     [
         ("amqp://user:pass@h:5672/v", "amqp://h:5672/v"),
+        ("amqp://user:pass@a,[::1]:7,b:5673/v?heartbeat=9", "amqp://a:5672,[::1]:7,b:5673/v"),
+        ("amqps://user:pass@a/v, amqps://user:p%40ss@b/v", "amqps://a:5671,b:5671/v"),
+        ("amqp://user:pa,ss@a,b", "amqp://a:5672,b:5672"),
+        ("amqp://user:pass@a,,b/", "(not a URL)"),
         ("redis://:p%40ss@[::1]:6379/0?password=x#y", "redis://[::1]:6379/0"),
         ("redis://h", "redis://h"),
-        ("amqp://user:pa:ss@w0rd@h/", "amqp://h/"),
+        ("amqp://user:pa:ss@w0rd@h/", "amqp://h:5672/"),
         ("redis://:pw@h:port/", "(not a URL)"),
         ("redis://:pw@[h/", "(not a URL)"),
     ],
 )
 def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes"),
+    [
+        ("amqp://h", ["amqp://h:5672"]),
+        ("amqps://u:p@h/v?x=y", ["amqps://u:p@h:5671/v?x=y"]),
+        (
+            "amqp://u:p,q@a,b:7,[::1]/v?x=1,2",
+            [f"amqp://u:p,q@{host}/v?x=1,2" for host in ("a:5672", "b:7", "[::1]:5672")],
+        ),
+        ("amqp://u:p@b/ , amqp://u:q@a,c/", ["amqp://u:p@b:5672/", "amqp://u:q@a:5672/", "amqp://u:q@c:5672/"]),
+        ("amqp://u:p@a, b,a:5672/", ["amqp://u:p@a:5672/", "amqp://u:p@b:5672/"]),
+    ],
+)
+def test_the_nodes_of_a_cluster_are_taken_from_one_url_or_from_several(url: str, nodes: list[str]) -> None:
+    assert rabbit_nodes(url) == nodes
 
 
 @pytest.mark.parametrize("key", ["ключ-ключ", "hush\nhush", "hush hush", " "])
@@ -276,6 +299,15 @@ def test_a_redis_host_given_to_a_publisher_wins_over_the_url_of_the_settings() -
         ("RABBIT_URL", "amqp://a:s3cret/d@localhost:1/"),
         ("RABBIT_URL", "amqp://guest:s3cret@localhost:99999/"),
         ("RABBIT_URL", "http://guest:s3cret@localhost/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,,two/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one:5672,two:/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one:5672,two:0/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,[::1/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,t wo/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one/a,amqp://guest:s3cret@two/b"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,amqps://guest:s3cret@two"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,http://guest:s3cret@two"),
         ("BLOODBANK_URL", "localhost:8682"),
     ],
 )

@@ -29,12 +29,18 @@ from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports.base import Delivery, Features, LogEntry, Message, Receipt
 
+PUBLISHING_HEARTBEAT_SECONDS = 4
+"""A frozen broker is noticed within this and SILENCE_MARGIN_SECONDS: somebody waits for a confirm."""
+CONSUMING_HEARTBEAT_SECONDS = 10
+"""Longer, since the broker gives a client up as well, after two of them, whose handlers hold up the event loop."""
+
 
 class RabbitTransport:
     """A bus on RabbitMQ; see `Transport`. What it puts on the broker stands in `_rabbit_wire`.
 
     Two connections: when the broker is short of memory it blocks those that publish, and consumers go on.
-    Both are made again for ever. Raises ConfigurationError when RABBIT_URL is not set.
+    Both are made again for ever, each at the next of the nodes in RABBIT_URL. Raises ConfigurationError when that is
+    not set.
     """
 
     features = Features(
@@ -52,8 +58,8 @@ class RabbitTransport:
         self._names = wire.Names(settings.exchange_name)
         self._settings = settings
         url = settings.rabbit_url.get_secret_value()
-        self._publishing = self._link(url, "publishing")
-        self._consuming = self._link(url, "consuming")
+        self._publishing = self._link(url, "publishing", PUBLISHING_HEARTBEAT_SECONDS)
+        self._consuming = self._link(url, "consuming", CONSUMING_HEARTBEAT_SECONDS)
         # Each tells the other that the broker is back.
         self._publishing.on_up = self._consuming.wake
         self._consuming.on_up = self._publishing.wake
@@ -156,11 +162,12 @@ class RabbitTransport:
             raise EventNotFound(f"Event {event_id} is not in the log. It was never published, or retention removed it.")
         return message
 
-    def _link(self, url: str, purpose: str) -> Link:
+    def _link(self, url: str, purpose: str, heartbeat_seconds: int) -> Link:
         return Link(
             url,
             name=f"{self._settings.service_name} {purpose}",
             connect_timeout_seconds=self._settings.connect_timeout_seconds,
+            heartbeat_seconds=heartbeat_seconds,
             prepare=self._declare,
         )
 
