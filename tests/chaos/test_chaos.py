@@ -9,12 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.disk import NoSmallDisk, SmallDisk
 from tests.chaos.stage import ROOT
 
+ALLOW_SKIP = "BLOODBANK_TEST_ALLOW_SKIP"
 SEED, SECONDS, RATE = 3, 45, 1500
 LIMIT_SECONDS = 560
 
 pytestmark = [pytest.mark.chaos, pytest.mark.rabbit, pytest.mark.redis, pytest.mark.timeout(LIMIT_SECONDS + 30)]
+
+
+@pytest.fixture(autouse=True)
+def _can_be_filled(tmp_path: Path) -> None:
+    try:
+        with SmallDisk(tmp_path / "probe", megabytes=1):
+            return
+    except NoSmallDisk as error:
+        if os.environ.get(ALLOW_SKIP) == "1":
+            pytest.skip(f"{error} ({ALLOW_SKIP}=1)")
+        pytest.fail(f"{error}. Set {ALLOW_SKIP}=1 to skip this.", pytrace=False)
 
 
 def test_nothing_accepted_is_lost_whatever_dies_in_between(tmp_path: Path) -> None:

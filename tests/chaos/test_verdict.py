@@ -100,7 +100,7 @@ def test_what_the_machine_and_the_broker_took_is_not_laid_to_the_index() -> None
         (0, 0, []),
         (20 * MEBIBYTE, 10, []),
         (200 * MEBIBYTE, 0, ["processes that grew in memory"]),
-        (0, 40, ["processes that kept files open"]),
+        (0, 100, ["processes that kept files open"]),
     ],
 )
 def test_growth_is_told_from_the_second_half_of_a_life(grown_bytes: int, grown_files: int, failed: list[str]) -> None:

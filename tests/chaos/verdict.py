@@ -22,7 +22,8 @@ LONGEST_WAIT_SECONDS = 1.0
 """What the index may add to a publish, whatever it does."""
 LONG_LIFE_SECONDS = 20.0
 """Shorter lives say nothing of growth."""
-MORE_FILES = 16
+MORE_FILES = 64
+"""As many connections as pools and clients may open later than in the first half; a leak has no such end."""
 MEBIBYTE = 1 << 20
 ROOM = {"rabbitmq": 160 * MEBIBYTE, "redis": 32 * MEBIBYTE}
 OTHER_ROOM = 40 * MEBIBYTE
