@@ -18,6 +18,7 @@ from bloodbank.errors import (
     BloodbankError,
     InvalidEvent,
     NotOpen,
+    OutboxFull,
     PublishRejected,
     PublishUnknown,
     TransportUnavailable,
@@ -139,6 +140,27 @@ class Forwarder:
                 answers[place] = outcome
         return answers
 
+    async def divert(self, message: Message) -> bool:
+        """Keep an event without asking the broker. False: the outbox's disk fails, so the broker is to be asked.
+
+        Raises OutboxFull, EventConflict.
+        """
+        try:
+            await self.keep(message)
+        except OutboxFull:
+            raise
+        except TransportUnavailable as error:
+            # What waits cannot be forwarded either, and nobody would learn that the broker is back.
+            logger.debug("The broker is asked, since the outbox cannot be written: %s", error)
+            return False
+        return True
+
+    async def divert_many(self, messages: Sequence[Message]) -> list[BloodbankError | None]:
+        """Do it for several; None stands for an event that is kept, and `is_to_be_asked` for those that are not."""
+        if self._outbox is None:
+            return [_not_asked()] * len(messages)
+        return await self._keep_many(self._outbox, [(message, None) for message in messages])
+
     async def keep(self, message: Message, error: Undecided | None = None) -> None:
         """Put an event into the outbox.
 
@@ -152,12 +174,6 @@ class Forwarder:
         except Unavailable as full:
             raise _not_kept(error, full) from error
         self._has_kept(error)
-
-    async def keep_many(self, messages: Sequence[Message]) -> list[BloodbankError | None]:
-        """Put several into the outbox, without asking the broker; for each None or why not, as `keep` raises it."""
-        if self._outbox is None:
-            return [_not_asked()] * len(messages)
-        return await self._keep_many(self._outbox, [(message, None) for message in messages])
 
     async def _keep_many(
         self, outbox: Outbox, undecided: Sequence[tuple[Message, Undecided | None]]
@@ -260,6 +276,11 @@ class Forwarder:
             await self._record(links)
         except NotOpen:
             logger.debug("The tracker is closed; %d events were recorded when they were accepted.", len(links))
+
+
+def is_to_be_asked(answer: BloodbankError | None) -> bool:
+    """Say of an answer of `divert_many` whether the broker is to be asked, since the outbox's disk fails."""
+    return isinstance(answer, TransportUnavailable) and not isinstance(answer, OutboxFull)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

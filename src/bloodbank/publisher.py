@@ -19,7 +19,7 @@ from bloodbank.deduplication import Dedup, Deduplicator, is_duplicate
 from bloodbank.envelope import AnyEnvelope, EventEnvelope, Source, envelope_from_v2_call
 from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen, TrackingDisabled
 from bloodbank.events.registry import EventRegistry
-from bloodbank.forwarding import UNDECIDED, Forwarder
+from bloodbank.forwarding import UNDECIDED, Forwarder, is_to_be_asked
 from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.outbox import Outbox
 from bloodbank.stores.base import ClaimState, Direction, Link
@@ -341,8 +341,7 @@ class Publisher:
     async def _accept(self, transport: Transport, message: Message) -> Receipt | None:
         """Return the receipt, or None: the event is in the outbox. Raises as `publish`."""
         forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
-        if forwarder.is_diverting:
-            await forwarder.keep(message)
+        if forwarder.is_diverting and await forwarder.divert(message):
             return None
         try:
             return await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
@@ -524,7 +523,17 @@ class Publisher:
     ) -> Sequence[Receipt | BloodbankError | None]:
         forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
         if forwarder.is_diverting:
-            return await forwarder.keep_many(messages)
+            diverted = await forwarder.divert_many(messages)
+            places = [place for place, answer in enumerate(diverted) if is_to_be_asked(answer)]
+            asked = await self._ask_for_many(forwarder, transport, [messages[place] for place in places])
+            return _filled(diverted, places, asked)
+        return await self._ask_for_many(forwarder, transport, messages)
+
+    async def _ask_for_many(
+        self, forwarder: Forwarder, transport: Transport, messages: Sequence[Message]
+    ) -> Sequence[Receipt | BloodbankError | None]:
+        if not messages:
+            return []
         try:
             outcomes = await transport.publish_many(messages, timeout_seconds=self._publish_timeout_seconds)
         except NotOpen as error:
@@ -551,6 +560,15 @@ def _may_be_known(envelope: EventEnvelope[Any]) -> bool:
 
 def _remember_attempt(envelope: EventEnvelope[Any]) -> None:
     envelope.__pydantic_fields_set__.add("event_id")
+
+
+def _filled(
+    answers: Sequence[BloodbankError | None], places: Sequence[int], others: Sequence[Receipt | BloodbankError | None]
+) -> Sequence[Receipt | BloodbankError | None]:
+    filled: list[Receipt | BloodbankError | None] = list(answers)
+    for place, other in zip(places, others, strict=True):
+        filled[place] = other
+    return filled
 
 
 def _status(receipt: Receipt | None) -> Status:

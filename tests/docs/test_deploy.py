@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.main import get_command
 
 from bloodbank.cli.main import app
@@ -182,6 +183,12 @@ def test_every_value_is_valid(where: str, monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.setenv(name, value)
     load_settings()
     assert unknown_variables() == []
+
+
+@pytest.mark.parametrize("file", deploy.COMPOSE)
+def test_address_of_the_broker_is_valid(file: str) -> None:
+    for service in deploy.ours(deploy.compose(file)).values():
+        Settings(rabbit_url=SecretStr(deploy.expanded(service["environment"]["RABBIT_URL"], FILLED_IN)))
 
 
 def test_examples_hold_what_the_compose_files_take_and_nothing_else() -> None:
