@@ -22,7 +22,7 @@ from tests.chaos.stage import Stage
 from tests.chaos.verdict import Verdict
 
 RATE, CLUSTER_RATE = 2000.0, 600.0
-SECONDS, CLUSTER_SECONDS = 48.0, 40.0
+SECONDS, CLUSTER_SECONDS = 50.0, 40.0
 EVENTS = 67_000
 """Accepted at least for each seed of `--all`; three seeds make 200,000."""
 FAULTS = 10
