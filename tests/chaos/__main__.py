@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from tests.chaos import conductor, mutations
-from tests.chaos.clusters import ClusterStage
 from tests.chaos.faults import count, script
 from tests.chaos.single import SingleStage
 from tests.chaos.stage import Stage
@@ -34,7 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = _arguments()
     seeds: list[int] = arguments.seeds or [1]
-    stage: type[Stage] = ClusterStage if arguments.clusters else SingleStage
+    stage: type[Stage] = _clusters() if arguments.clusters else SingleStage
     if arguments.script:
         for seed in seeds:
             _print_script(seed, arguments.seconds, stage)
@@ -85,9 +84,15 @@ def _play_all(seeds: list[int]) -> int:
     faults = sum(verdict.faults for verdict in verdicts)
     print(f"{len(seeds)} seeds: {accepted:,} events accepted, {faults} faults\n", flush=True)
     enough = accepted >= EVENTS * len(seeds) and faults >= FAULTS * len(seeds)
-    verdicts.append(play(ClusterStage, seeds[0], seconds=CLUSTER_SECONDS, rate=CLUSTER_RATE))
+    verdicts.append(play(_clusters(), seeds[0], seconds=CLUSTER_SECONDS, rate=CLUSTER_RATE))
     caught = mutations.main()
     return 0 if enough and all(verdict.passed for verdict in verdicts) and caught == 0 else 1
+
+
+def _clusters() -> type[Stage]:
+    from tests.chaos.clusters import ClusterStage  # noqa: PLC0415, what is not used is not imported
+
+    return ClusterStage
 
 
 def _print_script(seed: int, seconds: float, stage: type[Stage]) -> None:
