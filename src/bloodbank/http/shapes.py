@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from bloodbank.acceptance import Status
 from bloodbank.correlation_tracker import Lineage
 from bloodbank.deduplication import Dedup
 from bloodbank.envelope import AgentContext, EventEnvelope, EventType, Source
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import new_event_id
-from bloodbank.publisher import Status
 from bloodbank.stores.base import Direction
 
 Body = TypeVar("Body")

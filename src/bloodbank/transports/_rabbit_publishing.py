@@ -16,6 +16,7 @@ from bloodbank.errors import BloodbankError, PublishRejected, PublishUnknown, Tr
 from bloodbank.transports._amqp import (
     DRIVER_ERRORS,
     Meaning,
+    close_channel,
     explain,
     meaning_of,
     on_close,
@@ -33,6 +34,12 @@ IN_FLIGHT_LIMIT = 1000
 WRITE_AT_ONCE_BYTES = 65_536
 """What is published in one turn of the loop is written at its end, or when it is so much: then the broker begins
 while the rest is still being made."""
+NACKED_SECONDS = 0.5
+"""After so long with nacks for events, and no confirm of one between them, the channel is opened again.
+
+When the node dies that leads the log, RabbitMQ 3.10 nacks all that comes on the channels which knew that leader, for
+ever, although another node leads it and new channels work. Where a full queue is the reason, this costs little.
+"""
 
 _REFUSED_TOPIC = re.compile(r"access to topic '(.*?)' in exchange")
 _REFUSED_EXCHANGE = re.compile(r"exchange '(.*?)' in vhost")
@@ -131,6 +138,7 @@ class Outlet:
                 if self._channel is not None and self._channel.connection is connection:
                     # Perhaps what we publish to was deleted.
                     await self._prepare(connection)
+                    await self._channel.close()
                 channel = await open_channel(connection, confirms=True)
                 # The driver sends no larger frame either; smaller by a frame's head and end.
                 frames = EventFrames(channel.number, self._exchange, channel.max_content_size)
@@ -253,6 +261,8 @@ class _OpenChannel:
         # How often each: one confirm may be about several of the same id, all of which came back.
         self._returned: Counter[str] = Counter()
         self._has_confirmed = False
+        # When the first of the nacks came between which no event was confirmed.
+        self._nacked_at: float | None = None
         self._is_closing = False
         self._will_flush = False
         self._timer: asyncio.TimerHandle | None = None
@@ -291,6 +301,8 @@ class _OpenChannel:
         """Settle a message, or all up to it; see `Listener`."""
         self._has_confirmed = True
         for entry in self._taken(tag, multiple=multiple):
+            if self._nacked_at is not None and type(entry.message) is Message:
+                self._nacked_at = None
             if self._returned and self._returned[message_id := _id_of(entry.message)]:
                 self._returned -= Counter((message_id,))  # drops what is at zero
                 self.was_unroutable = True
@@ -300,13 +312,16 @@ class _OpenChannel:
 
     def not_confirmed(self, tag: int, *, multiple: bool) -> None:
         """Settle a message, or all up to it, as not taken by all queues; see `Listener`."""
-        for entry in self._taken(tag, multiple=multiple):
-            entry.settle(
-                PublishUnknown(
-                    "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE,
-                    reason="nacked",
-                )
-            )
+        entries = self._taken(tag, multiple=multiple)
+        for entry in entries:
+            entry.settle(_nacked())
+        if not any(type(entry.message) is Message for entry in entries):
+            return
+        now = self.loop.time()
+        if self._nacked_at is None:
+            self._nacked_at = now
+        elif now - self._nacked_at >= NACKED_SECONDS:
+            self._give_up()
 
     def returned(self, message_id: str) -> None:
         """Note a message that no queue takes, until its confirm; see `Listener`."""
@@ -385,6 +400,21 @@ class _OpenChannel:
         what = f"RabbitMQ at {self._address} did not confirm within {entry.timeout_seconds:g} s"
         return what + (": it is short of memory or disk and takes nothing from publishers" * self._wire.blocked)
 
+    async def close(self) -> None:
+        """Close what was given up; nothing happens when it is closed already."""
+        if not self._channel.is_closed:
+            await close_channel(self._channel)
+
+    def _give_up(self) -> None:
+        """Use this channel no more: whoever publishes next opens another one."""
+        self._is_closing = True
+        for entry in self._in_flight.values():
+            entry.settle(_nacked())
+        for entry in self._unsent:
+            entry.settle(TransportUnavailable("The event was not sent: RabbitMQ does not take messages. Try again."))
+        self._in_flight.clear()
+        self._unsent.clear()
+
     def _end(self) -> None:
         self._is_closing = True
         if self._timer is not None:
@@ -402,6 +432,12 @@ class _OpenChannel:
             entry.settle(TransportUnavailable(f"The event was not sent: {explain(why)}. Try again."))
         self._in_flight.clear()
         self._unsent.clear()
+
+
+def _nacked() -> PublishUnknown:
+    return PublishUnknown(
+        "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE, reason="nacked"
+    )
 
 
 def _unroutable() -> TransportUnavailable:
