@@ -24,8 +24,10 @@ async def _main(method: str) -> None:
     setattr(RabbitTransport, method, _die)
     body = sys.stdin.buffer.read()
     async with Publisher(enable_correlation_tracking=True) as publisher:
-        if body:
+        if body and method == "publish":
             await publisher.publish(codec.decode(body))
+        elif body:
+            await publisher.publish_many([codec.decode(body)])
         # The outbox is forwarded without being asked.
         await asyncio.sleep(60)
 

@@ -38,8 +38,10 @@ class Mutation:
 DISK = "tests/chaos/test_disk.py::test_an_event_that_the_disk_did_not_sync_is_not_accepted"
 OUTBOX = "tests/integration/test_outbox_rabbit.py"
 ORDER = "tests/chaos/test_order.py"
-ACCEPT_AND_RECORD = "        receipt = await self._accept(transport, message)\n        try:\n"
-MARK_FIRST = "await self._tracker_to_record().enqueue(link)"
+ACCEPT_AND_RECORD = "        receipt = await self._accept(message)\n        try:\n"
+MARK_FIRST = "await tracker.enqueue(link)"
+ACCEPT_MANY = "        outcomes = await self._accept_many(list(messages.values()))\n"
+MARK_MANY_FIRST = "await self._record([codec.link_of(events[p], messages[p].digest) for p in messages])"
 FORGET_FIRST = "await outbox.exchange(Settled([waiting.number for waiting in batch]), limit=0)"
 MUTATIONS = (
     Mutation(
@@ -71,13 +73,12 @@ MUTATIONS = (
     ),
     Mutation(
         "an event is marked as published before it is",
-        (
-            (
-                "publisher.py",
-                ACCEPT_AND_RECORD,
-                ACCEPT_AND_RECORD.replace("receipt", f"{MARK_FIRST}; receipt", 1),
-            ),
-        ),
+        (("acceptance.py", ACCEPT_AND_RECORD, ACCEPT_AND_RECORD.replace("receipt", f"{MARK_FIRST}; receipt", 1)),),
+        f"{ORDER}::test_an_id_whose_publisher_was_killed_before_the_confirm_is_published_by_the_next",
+    ),
+    Mutation(
+        "events of a batch are marked as published before they are",
+        (("acceptance.py", ACCEPT_MANY, ACCEPT_MANY.replace("outcomes", f"{MARK_MANY_FIRST}; outcomes", 1)),),
         f"{ORDER}::test_an_id_whose_publisher_was_killed_before_the_confirm_is_published_by_the_next",
     ),
     Mutation(

@@ -65,11 +65,12 @@ async def _logged(publisher: Publisher) -> list[UUID]:
     return [entry.message.event_id async for entry in publisher.transport.read_log()]
 
 
+@pytest.mark.parametrize("method", ["publish", "publish_many"])
 async def test_an_id_whose_publisher_was_killed_before_the_confirm_is_published_by_the_next(
-    variables: dict[str, str],
+    variables: dict[str, str], method: str
 ) -> None:
     event = create_envelope("order.event", {"n": 1}, correlation_ids=[uuid4()], event_id=uuid4())
-    await run_sync(_die_at, "publish", variables, codec.encode(event).body)
+    await run_sync(_die_at, method, variables, codec.encode(event).body)
     async with _publisher(variables) as publisher:
         assert (await publisher.publish(event)).status is Status.PUBLISHED
         assert await _logged(publisher) == [event.event_id]
