@@ -191,6 +191,13 @@ class Outbox:
         with self._translated():
             await self._database.write(job)
 
+    async def check(self) -> None:
+        """See whether the disk takes an event; leaves nothing behind. Raises TransportUnavailable."""
+        self._require_open()
+        with self._translated():
+            await self._database.write(lambda connection: connection.execute(_SQL["write_probe"]).rowcount)
+            await self._database.write(lambda connection: connection.execute(_SQL["clear_probe"]).rowcount)
+
     async def totals(self) -> OutboxTotals:
         """Return how much is in the outbox."""
         self._require_open()

@@ -139,8 +139,9 @@ async def check_outbox(outbox: Outbox) -> Check:
     """Say how much waits for the broker, and whether it refused something for good."""
     try:
         totals = await outbox.totals()
+        await outbox.check()
     except Unavailable as error:
-        return Check("outbox", str(error), "Let this user write to BLOODBANK_DATA_DIR.")
+        return Check("outbox", str(error), "Make room there and let this user write to BLOODBANK_DATA_DIR.")
     found = describe_outbox(totals)
     if totals.set_aside:
         return Check(
