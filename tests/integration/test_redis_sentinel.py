@@ -15,7 +15,9 @@ from bloodbank.config import Settings
 from bloodbank.errors import StoreUnavailable
 from bloodbank.ids import new_event_id
 from bloodbank.stores.base import Direction, Link
+from bloodbank.stores.clock import redis_time
 from bloodbank.stores.redis import RedisStore
+from bloodbank.wiring import describe
 from tests.servers.redis import RedisServer
 from tests.servers.redis_sentinel import RedisSentinels
 
@@ -193,3 +195,9 @@ async def _recorded_at_last(store: RedisStore, one: Link) -> None:
         return True
 
     await until(is_recorded)
+
+
+async def test_the_clock_and_the_name_are_told(redis_sentinels: RedisSentinels) -> None:
+    assert abs((await redis_time(redis_sentinels.url, 5.0) - datetime.now(UTC)).total_seconds()) < DEADLINE_SECONDS
+    given = Settings(_env_file=None, redis_url=redis_sentinels.url.replace("://", "://:s3cret@"))  # pyright: ignore
+    assert describe(given, tracking=True)["store"] == f"Redis behind Sentinels at {redis_sentinels.url}"
