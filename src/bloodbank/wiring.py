@@ -87,11 +87,7 @@ def describe(settings: Settings, *, tracking: bool) -> dict[str, str]:
     redis = settings.redis_address()
     return {
         "transport": f"RabbitMQ at {redact_url(rabbit.get_secret_value())}" if rabbit else f"embedded log in {file}",
-        "store": "off"
-        if not tracking
-        else f"{_redis_name(redis)} {redact_url(redis)}"
-        if redis
-        else f"SQLite in {file}",
+        "store": "off" if not tracking else _redis_name(redis) if redis else f"SQLite in {file}",
     }
 
 

@@ -112,7 +112,6 @@ async def test_nothing_that_was_recorded_is_lost_when_the_master_is(
     count = len(writer.recorded)
     # What follows is recorded by the other one, which the store finds by itself.
     await writer.write_until(lambda: len(writer.recorded) >= count + 50)
-    assert writer.failures
     if way != "killed":
         await in_thread(master.thaw)
     count = len(writer.recorded)
