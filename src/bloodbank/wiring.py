@@ -114,5 +114,11 @@ def describe(settings: Settings, *, tracking: bool) -> dict[str, str]:
     redis = settings.redis_address()
     return {
         "transport": f"RabbitMQ at {redact_url(rabbit.get_secret_value())}" if rabbit else f"embedded log in {file}",
-        "store": "off" if not tracking else f"Redis at {redact_url(redis)}" if redis else f"SQLite in {file}",
+        "store": "off" if not tracking else _redis_name(redis) if redis else f"SQLite in {file}",
     }
+
+
+def _redis_name(address: str) -> str:
+    servers = redis_servers(address)
+    kind = "" if servers is None else " Cluster" if servers.kind is Servers.CLUSTER else " behind Sentinels"
+    return f"Redis{kind} at {redact_url(address)}"

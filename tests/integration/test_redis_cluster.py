@@ -18,8 +18,10 @@ from bloodbank.errors import ConfigurationError, StoreFormatError, StoreUnavaila
 from bloodbank.ids import new_event_id
 from bloodbank.stores._redis_shards import SHARDS, number_of, shards
 from bloodbank.stores.base import ClaimState, Direction, Link
+from bloodbank.stores.clock import redis_time
 from bloodbank.stores.redis import RedisStore
 from bloodbank.stores.redis_cluster import FORMAT, RedisClusterStore
+from bloodbank.wiring import describe
 from tests.servers.redis import RedisServer
 from tests.servers.redis_cluster import ClusterNode, RedisCluster
 
@@ -470,3 +472,9 @@ def test_a_store_for_a_cluster_needs_the_address_of_one() -> None:
         RedisClusterStore(Settings(_env_file=None, redis_url="redis+cluster://one?no_such_option=1"))  # pyright: ignore
     with pytest.raises(ConfigurationError, match="RedisClusterStore"):
         RedisStore(Settings(_env_file=None, redis_url="redis+cluster://one"))  # pyright: ignore
+
+
+async def test_the_clock_and_the_name_are_told(redis_cluster: RedisCluster) -> None:
+    assert abs((await redis_time(redis_cluster.url, 5.0) - datetime.now(UTC)).total_seconds()) < DEADLINE_SECONDS
+    given = Settings(_env_file=None, redis_url=redis_cluster.url.replace("://", "://:s3cret@"))  # pyright: ignore
+    assert describe(given, tracking=True)["store"] == f"Redis Cluster at {redis_cluster.url}"

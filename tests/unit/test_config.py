@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from bloodbank._rabbit_url import rabbit_nodes
+from bloodbank._redis_url import Servers, redis_servers
 from bloodbank.config import Scope, load_settings, redact_url, unknown_variables, variable_names
 from bloodbank.errors import ConfigurationError
 from bloodbank.publisher import Publisher
@@ -220,6 +221,10 @@ def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -
         ("amqp://user:pa:ss@w0rd@h/", "amqp://h:5672/"),
         ("redis://:pw@h:port/", "(not a URL)"),
         ("redis://:pw@[h/", "(not a URL)"),
+        ("redis+sentinel://u:p%40ss@a:1,[::1]:2/main/3?sentinel_password=x", "redis+sentinel://a:1,[::1]:2/main/3"),
+        ("rediss+cluster://:pw@a,b:7000?ssl_cert_reqs=none", "rediss+cluster://a,b:7000"),
+        ("redis+cluster://:p@ss@a,b", "(not a URL)"),
+        ("redis+nothing://:pw@a", "(not a URL)"),
     ],
 )
 def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
@@ -297,6 +302,16 @@ def test_a_redis_host_given_to_a_publisher_wins_over_the_url_of_the_settings() -
         ("REDIS_HOST", "local host"),
         ("REDIS_URL", "redis://localhost:6379/first"),
         ("REDIS_URL", "redis://:s3cret#x@localhost/0"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@localhost:26379"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@localhost:26379/main/first"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@localhost:99999/main"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@a,:s3cret@b/main"),
+        ("REDIS_URL", "redis+cluster://:s3cret@"),
+        ("REDIS_URL", "redis+cluster://:s3cret@a,,b"),
+        ("REDIS_URL", "redis+cluster://:s3cret@a,b/1"),
+        ("REDIS_URL", "redis+cluster://:s3cret@a?sentinel_password=s3cret"),
+        ("REDIS_URL", "redis+cluster://:s3cret#x@a"),
+        ("REDIS_URL", "redis+other://:s3cret@a"),
         ("RABBIT_URL", "amqp://a:s3cret@ss#w/d@localhost:1/"),
         ("RABBIT_URL", "amqp://a:s3cret/d@localhost:1/"),
         ("RABBIT_URL", "amqp://guest:s3cret@localhost:99999/"),
@@ -331,3 +346,17 @@ def test_a_redis_host_is_a_name_or_an_address(host: str, monkeypatch: pytest.Mon
 def test_the_level_of_the_log_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOODBANK_LOG_LEVEL", "debug")
     assert load_settings().log_level == "DEBUG"
+
+
+def test_a_url_names_several_servers() -> None:
+    sentinels = redis_servers("rediss+sentinel://me:p%40ss@a,[::1]:27000/main/3?sentinel_password=x&ssl_cert_reqs=none")
+    assert sentinels is not None
+    assert (sentinels.kind, sentinels.tls, sentinels.master, sentinels.database) == (Servers.SENTINEL, True, "main", 3)
+    assert sentinels.hosts == (("a", 26379), ("::1", 27000))
+    assert (sentinels.sentinel_username, sentinels.sentinel_password) == (None, "x")
+    assert sentinels.url_of("::1", 1) == "rediss://me:p%40ss@[::1]:1/3?ssl_cert_reqs=none"
+    cluster = redis_servers("redis+cluster://a:7000,b/0")
+    assert cluster is not None
+    assert (cluster.kind, cluster.hosts) == (Servers.CLUSTER, (("a", 7000), ("b", 6379)))
+    assert redis_servers("redis://a") is None
+    assert "p%40ss" not in repr(sentinels)

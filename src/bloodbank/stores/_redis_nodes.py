@@ -345,8 +345,6 @@ class Nodes:
     def _driver_options(self) -> dict[str, Any]:
         of_url = driver_options(self._servers)
         ours = connection_options(self._connect_timeout) | {
-            # No call waits longer; it ends what a frozen node leaves behind of looking at the cluster.
-            "socket_timeout": self._query_timeout,
             "max_connections": MOST_CONNECTIONS,
             # What is served is served, while other slots are not.
             "require_full_coverage": False,
@@ -369,9 +367,9 @@ async def _first_to_answer(nodes: Sequence[ClusterNode]) -> ClusterNode | None:
                     return asking[task]
         return None
     finally:
-        for task in waiting:
+        for task in asking:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def _close(client: RedisCluster) -> None:

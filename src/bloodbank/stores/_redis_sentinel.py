@@ -92,7 +92,8 @@ def sentinel_pool(servers: RedisServers, options: dict[str, Any]) -> BlockingSen
             "ssl": servers.tls,
             "username": servers.sentinel_username,
             "password": servers.sentinel_password,
-            "socket_timeout": options["socket_connect_timeout"],
+            # None: whoever waits has a time limit; with one here, the driver may not notice that it was cancelled.
+            "socket_timeout": None,
         },
     )
     of_pool = {name: value for name, value in options.items() if name not in ("host", "port", "connection_class")}
