@@ -9,7 +9,15 @@ import pytest
 
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.transports.base import Transport
-from tests.conformance.backends import Bus, Index, embedded_bus, rabbit_bus, redis_index, sqlite_index
+from tests.conformance.backends import (
+    Bus,
+    Index,
+    embedded_bus,
+    rabbit_bus,
+    redis_cluster_index,
+    redis_index,
+    sqlite_index,
+)
 
 
 @pytest.fixture(params=["embedded", pytest.param("rabbit", marks=pytest.mark.rabbit)])
@@ -32,10 +40,13 @@ async def transport(bus: Bus) -> AsyncIterator[Transport]:
         "sqlite",
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("redis by levels", marks=pytest.mark.redis),
+        pytest.param("redis cluster", marks=pytest.mark.redis),
     ]
 )
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
     """An index that nobody else uses."""
+    if request.param == "redis cluster":
+        return redis_cluster_index(request.getfixturevalue("redis_cluster"))
     if request.param != "sqlite":
         server = request.getfixturevalue("redis_server")
         return redis_index(server, read_by_levels=request.param == "redis by levels")

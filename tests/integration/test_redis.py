@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 from bloodbank.config import Settings
 from bloodbank.errors import NotOpen, StoreFormatError, StoreUnavailable
 from bloodbank.ids import new_event_id
+from bloodbank.stores._redis_calls import LINKS_PER_SCRIPT
 from bloodbank.stores._redis_reading import EVENTS_PER_ROUND_TRIP
 from bloodbank.stores.base import Direction, Link
-from bloodbank.stores.redis import LINKS_PER_SCRIPT, MAX_CONNECTIONS, RedisStore
+from bloodbank.stores.redis import MAX_CONNECTIONS, RedisStore
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.redis

@@ -68,6 +68,8 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_OUTBOX_LIMIT_BYTES": ("2000000", 2_000_000, "1000"),
     "BLOODBANK_STOP_DELAY_SECONDS": ("5", 5.0, "-1"),
     "BLOODBANK_STOP_TIMEOUT_SECONDS": ("20", 20.0, "0"),
+    "BLOODBANK_REDIS_REPLICAS": ("2", 2, "6"),
+    "BLOODBANK_REDIS_REPLICA_SECONDS": ("0.1", 0.1, "0"),
     "BLOODBANK_LOG_LEVEL": ("DEBUG", "DEBUG", "LOUD"),
 }
 
