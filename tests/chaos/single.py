@@ -55,7 +55,7 @@ class SingleStage(Stage):
     def _settings_of(self, name: str) -> dict[str, str]:
         ports = self.wires.ports
         settings = super()._settings_of(name)
-        wire = {"sdk-small-disk": "small", "server": "server"}.get(name, "shared")
+        wire = {"sdk-c": "small", "server": "server"}.get(name, "shared")
         settings["RABBIT_URL"] = f"amqp://guest:guest@127.0.0.1:{ports[wire]}/"
         if wire == "shared":
             settings["REDIS_URL"] = f"redis://127.0.0.1:{ports[REDIS_WIRE]}/0"

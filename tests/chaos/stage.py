@@ -26,8 +26,8 @@ OURS = ("BLOODBANK_", "RABBIT_", "REDIS_", "HTTP_", "EXCHANGE_", "CORRELATION_",
 READY_SECONDS = 60.0
 GROUP, PLAIN_QUEUE = "chaos-group", "chaos-plain"
 REINDEX_SECONDS = 120.0
-PUBLISHERS = {"sdk-a": 0.28, "sdk-b": 0.28, "sdk-small-disk": 0.24, "http": 0.2}
-"""The publishing processes, with their shares of the load. The first two share a data folder."""
+PUBLISHERS = {"sdk-a": 0.28, "sdk-b": 0.28, "sdk-c": 0.24, "http": 0.2}
+"""The publishing processes, with their shares of the load. Where a stage says so, some share a data folder."""
 
 
 class Worker:
