@@ -218,6 +218,8 @@ async def test_a_full_server_is_unavailable_and_keeps_no_half_event(own_server: 
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await store.record([link(child, [parent])])
         assert await store.nodes([child, parent]) == {}
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await store.check()
 
 
 async def test_a_script_that_the_server_forgot_is_loaded_again(store: RedisStore, client: Redis) -> None:

@@ -47,6 +47,8 @@ from bloodbank.stores.base import Claimed, Direction, Expand, Graph, Link, Node,
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+CHECK_MILLISECONDS = 1000
+"""How long what `check` writes stays."""
 MAX_CONNECTIONS = 16
 """Connections of one store; a call beyond them waits for one, within its own time limit."""
 SCRIPT_CONNECTIONS = 8
@@ -122,8 +124,11 @@ class RedisStore:
         await self._close()
 
     async def check(self) -> None:
-        """Make one round trip. Raises StoreUnavailable."""
-        await self._round_trip([("PING",)])
+        """Write something that goes by itself: a replica, or a server without memory, answers and takes nothing.
+
+        Raises StoreUnavailable.
+        """
+        await self._round_trip([("SET", self._keys.prefix + b"check", b"", "PX", CHECK_MILLISECONDS)])
 
     async def record(self, links: Sequence[Link]) -> None:
         """Record events and their edges, in one round trip. Raises StoreUnavailable, StoreFormatError."""
