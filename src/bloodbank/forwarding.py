@@ -85,6 +85,8 @@ class Forwarder:
         # One after the other until the broker has answered again.
         self._is_away = False
         self._file_failed = False
+        # When the broker confirmed something of the outbox, by the loop's clock.
+        self._confirmed_at = float("-inf")
 
     def start(self) -> None:
         """Begin to look into the outbox. Idempotent."""
@@ -187,9 +189,9 @@ class Forwarder:
         return answers
 
     def _has_kept(self, error: Undecided | None) -> None:
-        if isinstance(error, TransportUnavailable) or (
-            isinstance(error, PublishUnknown) and error.reason == "timed_out"
-        ):
+        # Its publish may have begun before the broker was silent, and end now that it has answered again.
+        is_old = asyncio.get_running_loop().time() - self._confirmed_at < self._timeout_seconds
+        if _is_silence(error) and not is_old:
             if not self.is_diverting:
                 logger.warning("Events are kept in the outbox until the broker takes them: %s", error)
             self.is_diverting = self._is_away = True
@@ -249,6 +251,7 @@ class Forwarder:
         for number, reason in self._settled.set_aside:
             logger.error("The broker refused an event of the outbox for good; it is set aside (%d): %s", number, reason)
         self._is_away = False
+        self._confirmed_at = asyncio.get_running_loop().time()
         self._stop_diverting()
         return _Round.FORWARDED
 
