@@ -13,7 +13,7 @@ from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.deduplication import Dedup, Deduplicator, is_duplicate
 from bloodbank.deferral import Lineage
 from bloodbank.envelope import EventEnvelope
-from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen
+from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen, PublishUnknown
 from bloodbank.forwarding import UNDECIDED, Forwarder, is_to_be_asked
 from bloodbank.stores.base import ClaimState, Link
 from bloodbank.transports.base import Message, Receipt, Transport
@@ -113,13 +113,11 @@ class Acceptor:
                     group.create_task(self._publish_slice(events, places[start : start + SLICE], answers))
                     # It is on its way before the next is serialised, and others get their turn.
                     await asyncio.sleep(0)
-        # Ids that stand here again, or that somebody else publishes at this moment.
-        for place, event in enumerate(events):
-            if place not in answers:
-                try:
-                    answers[place] = await self.publish(event)
-                except BloodbankError as error:
-                    answers[place] = error
+        # Ids that stand here again, or that somebody else publishes at this moment: all at once, or one that is held
+        # for long would keep the others waiting.
+        left = [place for place in range(len(events)) if place not in answers]
+        later = await asyncio.gather(*(self._publish_later(events[place]) for place in left))
+        answers.update(zip(left, later, strict=True))
         return [answers[place] for place in range(len(events))]
 
     async def _accept(self, message: Message) -> Receipt | None:
@@ -148,19 +146,27 @@ class Acceptor:
             if is_claimed:
                 verdict = await deduplicator.claim(message)
                 if verdict is None:
-                    return PublishResult(event_id, _DUPLICATE, Lineage.RECORDED)
+                    return await self._again(event_id)
                 dedup = verdict
             _remember_attempt(envelope)
             link = codec.link_of(envelope, message.digest)
             del envelope
             try:
                 return await self._accept_and_record(tracker, message, link, dedup)
+            except PublishUnknown:
+                # It may be on the bus: the claim stays until it ends.
+                raise
             except BloodbankError:
                 if is_claimed:
                     await deduplicator.release([event_id])
                 raise
         finally:
             deduplicator.end(event_id)
+
+    async def _again(self, event_id: UUID) -> PublishResult:
+        """Answer an event that was accepted before; if the broker refused it for good since, it is tried again."""
+        waits = await self._forwarder.wait_again(event_id)
+        return PublishResult(event_id, _QUEUED if waits else _DUPLICATE, Lineage.RECORDED)
 
     async def _accept_and_record(
         self, tracker: CorrelationTracker, message: Message, link: Link, dedup: Dedup
@@ -172,6 +178,12 @@ class Acceptor:
             # Closed while it was on its way: it is on the bus, and that is what the answer must say.
             return PublishResult(message.event_id, _status(receipt), Lineage.DEFERRED, dedup)
         return PublishResult(message.event_id, _status(receipt), await recorded, dedup)
+
+    async def _publish_later(self, event: EventEnvelope[Any]) -> PublishResult | BloodbankError:
+        try:
+            return await self.publish(event)
+        except BloodbankError as error:
+            return error
 
     async def _publish_slice(
         self,
@@ -205,7 +217,8 @@ class Acceptor:
         try:
             dedup = await self._claim_known(deduplicator, events, messages, answers)
             await self._send_many(events, messages, answers, dedup)
-            failed = [place for place in dedup if place in messages and not isinstance(answers[place], PublishResult)]
+            certain = (PublishResult, PublishUnknown)
+            failed = [place for place in dedup if place in messages and not isinstance(answers[place], certain)]
             if failed:
                 await deduplicator.release([messages[place].event_id for place in failed])
         finally:
@@ -240,7 +253,7 @@ class Acceptor:
                 del messages[place]
                 continue
             if known:
-                answers[place] = PublishResult(messages.pop(place).event_id, _DUPLICATE, Lineage.RECORDED)
+                answers[place] = await self._again(messages.pop(place).event_id)
             else:
                 dedup[place] = _CHECKED
         return dedup

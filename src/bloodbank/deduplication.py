@@ -13,7 +13,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from bloodbank.correlation_tracker import CorrelationTracker
-from bloodbank.errors import EventConflict
+from bloodbank.errors import EventConflict, TransportUnavailable
 from bloodbank.stores.base import Claimed, ClaimState
 from bloodbank.transports.base import Message
 
@@ -68,10 +68,12 @@ class Deduplicator:
     async def claim(self, message: Message) -> Dedup | None:
         """Return when the event may be published; None: it is on the bus already, with this body.
 
-        Raises EventConflict when it is there with another body.
+        Raises EventConflict when it is there with another body, TransportUnavailable when that does not show.
         """
         loop = asyncio.get_running_loop()
         patience_ends = loop.time() + PATIENCE_SECONDS
+        # A lease ends in this time, unless a clock was set back.
+        lease_ends = loop.time() + self._lease_seconds + PATIENCE_SECONDS
         pause_seconds = FIRST_PAUSE_SECONDS
         while True:
             answers = await self.claim_many([message])
@@ -83,6 +85,11 @@ class Deduplicator:
             if claimed.digest == message.digest and loop.time() >= patience_ends:
                 # Who holds it may have died, or hang. Twice with one id does less harm than not at all.
                 return Dedup.SKIPPED
+            if loop.time() >= lease_ends:
+                raise TransportUnavailable(
+                    f"Event {message.event_id} is being published with another body, and its end cannot be seen. "
+                    "Nothing was sent. Try again, or use another id."
+                )
             # Another body must wait for the outcome, or for the end of the lease.
             await asyncio.sleep(min(pause_seconds, claimed.seconds_left))
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import TypeVar
+from uuid import UUID
 
 from bloodbank import codec
 from bloodbank.errors import (
@@ -24,7 +25,7 @@ from bloodbank.errors import (
     TransportUnavailable,
     Unavailable,
 )
-from bloodbank.outbox import NOTHING_SETTLED, Outbox, Settled, Waiting
+from bloodbank.outbox import LONGEST_POSTPONEMENT_SECONDS, NOTHING_SETTLED, Outbox, Settled, Waiting
 from bloodbank.stores.base import Link
 from bloodbank.transports.base import Message, Receipt, Transport
 
@@ -38,7 +39,6 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 """How long after a failure the broker is asked again, the first time and at most."""
 QUICK_ATTEMPTS = 3
 """How often an event that the broker does not take keeps its place; from then on it waits longer each time."""
-LONGEST_POSTPONEMENT_SECONDS = 60.0
 DECODED_AT_ONCE = 50
 """How many events are read before others get their turn of the event loop."""
 
@@ -118,6 +118,8 @@ class Forwarder:
         if may_send_again(error) and not self._stop.is_set():
             try:
                 return await self._transport.publish(message, timeout_seconds=self._timeout_seconds)
+            except PublishRejected as refused:
+                raise _worse(error, refused) from refused
             except UNDECIDED as again:
                 error = _worse(error, again)
         await self.keep(message, error)
@@ -141,6 +143,19 @@ class Forwarder:
             for (place, _), outcome in zip(undecided, kept, strict=True):
                 answers[place] = outcome
         return answers
+
+    async def wait_again(self, event_id: UUID) -> bool:
+        """Send an event of the outbox again that was set aside; False: it is none. A file that fails is logged."""
+        if self._outbox is None:
+            return False
+        try:
+            waits = await self._outbox.wait_again(event_id)
+        except (TransportUnavailable, NotOpen) as error:
+            logger.warning("The outbox cannot tell of event %s: %s", event_id, error)
+            return False
+        if waits:
+            self._wake.set()
+        return waits
 
     async def divert(self, message: Message) -> bool:
         """Keep an event without asking the broker. False: the outbox's disk fails, so the broker is to be asked.
@@ -173,7 +188,7 @@ class Forwarder:
             raise error or _not_asked()
         try:
             await self._outbox.keep(message)
-        except Unavailable as full:
+        except (Unavailable, PublishRejected, PublishUnknown) as full:
             raise _not_kept(error, full) from error
         self._has_kept(error)
 
@@ -185,7 +200,7 @@ class Forwarder:
         for (_, error), refusal in zip(undecided, refusals, strict=True):
             if refusal is None:
                 self._has_kept(error)
-            answers.append(_not_kept(error, refusal) if isinstance(refusal, Unavailable) else refusal)
+            answers.append(None if refusal is None else _not_kept(error, refusal))
         return answers
 
     def _has_kept(self, error: Undecided | None) -> None:
@@ -219,7 +234,9 @@ class Forwarder:
                 await _wait(self._stop, pause_seconds)
                 pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
             elif ended is _Round.ELSEWHERE:
-                # What waits is on its way, or the other one finds the broker silent as well: no reason to ask it.
+                # What waits is on its way, or the other one finds the broker silent as well.
+                if self.is_diverting and await self._answers():
+                    self._stop_diverting()
                 await _wait(self._stop, ELSEWHERE_SECONDS)
             else:
                 self._stop_diverting()
@@ -242,18 +259,34 @@ class Forwarder:
         forwarded = [waiting for waiting, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, Receipt)]
         if forwarded:
             await self._record_causes(forwarded)
-        self._settled = _judge(batch, outcomes)
-        if not forwarded and not self._settled.set_aside:
+        refused = any(isinstance(outcome, PublishRejected) for outcome in outcomes)
+        answers = bool(forwarded) or refused
+        if not answers and len(batch) == 1 and _is_silence(outcomes[0]):
+            # Is it the broker, or this one event? Otherwise one would hold up all others.
+            answers = await self._answers()
+        self._settled = _judge(batch, outcomes, broker_answers=answers)
+        if not answers:
             self._is_away = self._is_away or any(_is_silence(outcome) for outcome in outcomes)
             settled, self._settled = self._settled, NOTHING_SETTLED
             await outbox.settle(settled)
             return _Round.STUCK
-        for number, reason in self._settled.set_aside:
-            logger.error("The broker refused an event of the outbox for good; it is set aside (%d): %s", number, reason)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, PublishRejected):
+                what = (waiting.message.event_id, waiting.message.routing_key, outcome)
+                logger.error("The broker refused event %s (%s) for good; the outbox sets it aside: %s", *what)
         self._is_away = False
         self._confirmed_at = asyncio.get_running_loop().time()
         self._stop_diverting()
         return _Round.FORWARDED
+
+    async def _answers(self) -> bool:
+        """Ask the broker something that leaves nothing behind."""
+        try:
+            await self._transport.check(timeout_seconds=self._timeout_seconds)
+        except (TransportUnavailable, NotOpen) as error:
+            logger.debug("The broker does not answer: %s", error)
+            return False
+        return True
 
     def _stop_diverting(self) -> None:
         if self.is_diverting:
@@ -305,12 +338,13 @@ def _not_asked() -> TransportUnavailable:
 
 def _worse(first: Receipt | BloodbankError, second: Outcome) -> Outcome | PublishUnknown:
     """Return the second outcome, unless the first one says more: what may be stored is not «not sent»."""
-    if isinstance(first, PublishUnknown) and isinstance(second, (TransportUnavailable, NotOpen)):
-        return PublishUnknown(f"{first} Sending it again failed: {second}")
+    if isinstance(first, PublishUnknown) and isinstance(second, (TransportUnavailable, NotOpen, PublishRejected)):
+        reason = "nacked" if isinstance(second, PublishRejected) else "timed_out"
+        return PublishUnknown(f"{first} Sending it again failed: {second}", reason=reason)
     return second
 
 
-def _not_kept(error: Undecided | None, full: Unavailable) -> PublishUnknown | Unavailable:
+def _not_kept(error: Undecided | None, full: BloodbankError) -> BloodbankError:
     if isinstance(error, PublishUnknown):
         return PublishUnknown(f"{error} It could not be kept on disk either: {full}", reason=error.reason)
     return full
@@ -322,8 +356,11 @@ def _is_silence(outcome: object) -> bool:
     )
 
 
-def _judge(batch: Sequence[Waiting], outcomes: Sequence[Receipt | BloodbankError]) -> Settled:
-    """Return what to note of a batch. What a silent or absent broker did not take says nothing of the event."""
+def _judge(batch: Sequence[Waiting], outcomes: Sequence[Receipt | BloodbankError], *, broker_answers: bool) -> Settled:
+    """Return what to note of a batch. What a silent or absent broker did not take says nothing of the event.
+
+    broker_answers: it has taken others, or said so.
+    """
     forwarded: list[int] = []
     postponed: list[tuple[int, float]] = []
     set_aside: list[tuple[int, str]] = []
@@ -332,7 +369,7 @@ def _judge(batch: Sequence[Waiting], outcomes: Sequence[Receipt | BloodbankError
             forwarded.append(waiting.number)
         elif isinstance(outcome, PublishRejected):
             set_aside.append((waiting.number, str(outcome)))
-        elif isinstance(outcome, PublishUnknown) and outcome.reason != "timed_out":
+        elif broker_answers or (isinstance(outcome, PublishUnknown) and outcome.reason != "timed_out"):
             later = waiting.attempts - QUICK_ATTEMPTS
             seconds = 0.0 if later < 0 else min(2.0**later, LONGEST_POSTPONEMENT_SECONDS)
             postponed.append((waiting.number, seconds))

@@ -13,9 +13,10 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from uuid import UUID
@@ -35,8 +36,9 @@ BATCH_EVENTS = 500
 """Most events taken at a time; what is published directly meanwhile waits for its turn behind no more than these."""
 BATCH_BYTES = 4_194_304
 """A batch ends with the event that reaches this many bytes of bodies."""
-LEASE_SECONDS = 15.0
-"""After this a process that forwarded and was not heard of again counts as dead; longer than a publish may take."""
+SHORTEST_LEASE_SECONDS = 15.0
+LONGEST_POSTPONEMENT_SECONDS = 60.0
+"""For no longer an event waits that the broker did not take."""
 RESERVE_BYTES = 4_194_304
 """Room beside the file that is kept for removing events from it when the disk is full."""
 _MICROSECONDS = 1_000_000
@@ -110,13 +112,19 @@ class Outbox:
     """The outbox in a file that others may share.
 
     database: entered while the outbox is open; others may enter it too.
+    bus: name of the one bus that the file is for, without credentials; told to whoever finds it later.
     limit_bytes: most bytes of the file; beyond it nothing more is kept.
+    lease_seconds: after this a process that forwarded and was not heard of again counts as dead.
 
     Its calls raise TransportUnavailable when the file cannot be used, NotOpen outside of `async with`.
     """
 
-    def __init__(self, database: Database, *, limit_bytes: int) -> None:
+    def __init__(
+        self, database: Database, *, limit_bytes: int, bus: str = "", lease_seconds: float = SHORTEST_LEASE_SECONDS
+    ) -> None:
         self._database = database
+        self._bus = bus
+        self._lease_seconds = lease_seconds
         self._limit_bytes = limit_bytes
         self._reserve = Reserve(database.path.with_name(f"{database.path.name}-reserve"), size_bytes=RESERVE_BYTES)
         self._owner = secrets.token_bytes(16)
@@ -125,10 +133,12 @@ class Outbox:
 
     async def __aenter__(self) -> Self:
         """Open. Raises TransportUnavailable, StoreFormatError."""
+        bus = {"name": self._bus}
         with self._translated():
             await self._database.__aenter__()
             try:
                 await self._database.ensure_format("outbox", FORMAT, _SCHEMA)
+                await self._database.write(lambda connection: connection.execute(_SQL["name_bus"], bus).rowcount)
             except BaseException:
                 await self._database.__aexit__(None, None, None)
                 raise
@@ -139,7 +149,7 @@ class Outbox:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the lease and close; idempotent. What was given to `keep` before is written."""
+        """Close; idempotent. What was given to `keep` before is written. `settle` ends the lease."""
         if not self._open:
             return
         self._open = False
@@ -148,8 +158,8 @@ class Outbox:
     async def keep(self, message: Message) -> None:
         """Return when an event is on the disk. Raises OutboxFull, and EventConflict for an id with another body.
 
-        An event that is here already stays where it is. Raises PublishUnknown when the disk reports an error: the
-        event may be kept all the same.
+        An event that is here already stays where it is; if it was set aside, it waits again. Raises PublishUnknown
+        when the disk reports an error: the event may be kept all the same.
         """
         self._require_open()
         refusal = await self._kept(self._database.submit(self._keep, message))
@@ -178,6 +188,14 @@ class Outbox:
                 # The commit may have reached the disk, and be found there at the next start.
                 raise PublishUnknown(f"{error} The event may be kept; publishing the same id again is safe.") from error
             raise
+
+    async def wait_again(self, event_id: UUID) -> bool:
+        """Let an event that was set aside wait again, since somebody publishes it once more; False: none was."""
+        self._require_open()
+        values = (event_id.bytes,)
+        with self._translated():
+            row = await self._database.read(lambda connection: connection.execute(_SQL["kept"], values).fetchone())
+        return row is not None and bool(row[3]) and await self.retry([event_id]) == 1
 
     async def has_due(self) -> bool:
         """Say whether something waits that may be sent now, by whomever it was accepted."""
@@ -334,7 +352,7 @@ class Outbox:
 
     def _holds_lease(self, connection: sqlite3.Connection) -> bool:
         now = now_microseconds()
-        length = round(LEASE_SECONDS * _MICROSECONDS)
+        length = round(self._lease_seconds * _MICROSECONDS)
         row: tuple[bytes, int] | None = connection.execute(_SQL["lease"]).fetchone()
         # One that ends later than any can was taken before the clock was set back.
         if row is not None and row[0] != self._owner and now < row[1] <= now + length:
@@ -348,6 +366,49 @@ class Outbox:
     def _require_open(self) -> None:
         if not self._open:
             raise NotOpen("The outbox is not open. Enter it first: `async with outbox`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """What lies in a data folder for another bus than the one that is open. causes: links of the journal."""
+
+    path: Path
+    bus: str
+    events: int
+    causes: int
+
+    def __str__(self) -> str:
+        what = f"{self.events} events and the causes of {self.causes} wait in {self.path}"
+        whose = f" for {self.bus}" if self.bus else ""
+        return (
+            f"{what}{whose}, and nobody forwards them with these settings. Start a process with the settings they "
+            "were accepted with; docs/operations.md says what to do when that bus has moved."
+        )
+
+
+def stranded(folder: Path, own: Path | None) -> list[Stranded]:
+    """Return what lies in a folder for other buses. own: the file of the bus that is open. Blocks."""
+    found: list[Stranded] = []
+    for path in sorted(folder.glob("outbox-*.db")):
+        if path == own:
+            continue
+        try:
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
+                one = _look_into(path, connection)
+        except sqlite3.Error as error:
+            logger.warning("%s cannot be read, and may hold accepted events: %s", path, error)
+            continue
+        if one.events or one.causes:
+            found.append(one)
+    return found
+
+
+def _look_into(path: Path, connection: sqlite3.Connection) -> Stranded:
+    tables = {name for (name,) in connection.execute(_SQL["tables"])}
+    row = connection.execute(_SQL["bus"]).fetchone() if "outbox_bus" in tables else None
+    events = connection.execute(_SQL["count_all"]).fetchone()[0] if "outbox" in tables else 0
+    causes = connection.execute(_SQL["count_links"]).fetchone()[0] if "journal" in tables else 0
+    return Stranded(path, row[0] if row else "", events, causes)
 
 
 def describe_outbox(totals: OutboxTotals) -> str:
@@ -366,12 +427,15 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 
 def _conflict(connection: sqlite3.Connection, message: Message) -> EventConflict | None:
     """Return what to say of an id that is here already: None when it stands for the same event."""
-    digest, routing_key, body = connection.execute(_SQL["kept"], (message.event_id.bytes,)).fetchone()
+    digest, routing_key, body, is_set_aside = connection.execute(_SQL["kept"], (message.event_id.bytes,)).fetchone()
     if message.digest and digest:
         same = message.digest == digest
     else:
         same = (message.routing_key, message.body) == (routing_key, body)
     if same:
+        if is_set_aside:
+            # It was answered as kept, so it must be sent.
+            connection.execute(_SQL["retry"], (message.event_id.bytes,))
         return None
     return EventConflict(
         f"An event with the id {message.event_id} waits in the outbox with another body. That one stays; nothing was "
@@ -383,7 +447,9 @@ def _due(connection: sqlite3.Connection, *, limit: int) -> list[int]:
     """Return the numbers of the next batch, in order."""
     numbers: list[int] = []
     size = 0
-    for number, bytes_of_body in connection.execute(_SQL["due"], {"now": now_microseconds(), "limit": limit}):
+    now = now_microseconds()
+    latest = now + round(LONGEST_POSTPONEMENT_SECONDS * _MICROSECONDS)
+    for number, bytes_of_body in connection.execute(_SQL["due"], {"now": now, "latest": latest, "limit": limit}):
         numbers.append(number)
         size += bytes_of_body
         if size >= BATCH_BYTES:

@@ -17,11 +17,27 @@ SELECT
     json_extract(value, '$[6]'),
     substr(:bytes, json_extract(value, '$[5]'), json_extract(value, '$[6]'))
 FROM json_each(:rows)
+ORDER BY key
 
 -- name: keep
 INSERT INTO outbox (event_id, accepted_at, routing_key, digest, properties, size, body)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING
+
+-- name: name_bus
+INSERT OR REPLACE INTO outbox_bus (place, name) VALUES (1, :name)
+
+-- name: bus
+SELECT name FROM outbox_bus
+
+-- name: tables
+SELECT name FROM sqlite_schema WHERE type = 'table'
+
+-- name: count_all
+SELECT count(*) FROM outbox
+
+-- name: count_links
+SELECT count(*) FROM journal
 
 -- name: write_probe
 INSERT OR REPLACE INTO outbox_probe (place, filler) VALUES (1, zeroblob(65536))
@@ -30,7 +46,7 @@ INSERT OR REPLACE INTO outbox_probe (place, filler) VALUES (1, zeroblob(65536))
 DELETE FROM outbox_probe
 
 -- name: kept
-SELECT digest, routing_key, body FROM outbox WHERE event_id = ?
+SELECT digest, routing_key, body, set_aside FROM outbox WHERE event_id = ?
 
 -- name: lease
 SELECT owner, until FROM outbox_lease
@@ -43,7 +59,8 @@ DELETE FROM outbox_lease WHERE owner = :owner
 
 -- name: due
 SELECT number, size FROM outbox
-WHERE set_aside = 0 AND due_at <= :now
+-- Due far in the future: the clock was set back since.
+WHERE set_aside = 0 AND (due_at <= :now OR due_at > :latest)
 ORDER BY number LIMIT :limit
 
 -- name: next_due_at

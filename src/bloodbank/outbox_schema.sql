@@ -23,6 +23,12 @@ CREATE TABLE outbox (
 -- Holds all that is counted or asked for by order, so that neither reads bodies.
 CREATE INDEX outbox_order ON outbox (set_aside, number, due_at, size);
 
+-- The one bus that these events were accepted for, in words.
+CREATE TABLE outbox_bus (
+    place INTEGER PRIMARY KEY CHECK (place = 1),
+    name TEXT NOT NULL
+);
+
 -- Written by those who look whether the disk takes anything.
 CREATE TABLE outbox_probe (
     place INTEGER PRIMARY KEY CHECK (place = 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -23,6 +24,8 @@ from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.outbox import Outbox
 from bloodbank.stores.base import Direction
 from bloodbank.transports.base import Transport
+
+logger = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -118,6 +121,9 @@ class Publisher:
             transport, self._forwarder, tracker, publish_timeout_seconds=self._settings.publish_timeout_seconds
         )
         self._forwarder.start()
+        if self._given_transport is None:
+            for one in await asyncio.to_thread(wiring.find_stranded, self._settings):
+                logger.warning("%s", one)
 
     async def close(self) -> None:
         """Take nothing more, finish what is under way within the stop timeout, and close what was opened. Idempotent.

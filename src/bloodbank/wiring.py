@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from bloodbank._rabbit_url import rabbit_nodes
 from bloodbank._redis_url import Servers, redis_servers
 from bloodbank._sqlite import Database
 from bloodbank.breaker import CircuitBreaker
@@ -11,12 +15,11 @@ from bloodbank.config import Settings, redact_url
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.deferral import Journal
 from bloodbank.journal import SqliteJournal
-from bloodbank.outbox import Outbox
+from bloodbank.outbox import SHORTEST_LEASE_SECONDS, Outbox, Stranded, stranded
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.transports.base import Transport
 
 DATABASE_FILE = "bloodbank.db"
-OUTBOX_FILE = "outbox.db"
 SECONDS_A_DAY = 86_400
 
 
@@ -37,14 +40,14 @@ def build(settings: Settings, *, tracking: bool) -> Backends:
     """Return the transport and the tracker that the settings ask for."""
     # Not opened before somebody enters it; transport and store share the one file.
     database = Database(settings.data_dir / DATABASE_FILE)
-    kept = Database(settings.data_dir / OUTBOX_FILE)
+    kept = Database(outbox_path(settings))
     may_keep = settings.outbox == "on"
     has_outbox = may_keep and settings.rabbit_url is not None
     journal = build_journal(settings, kept) if may_keep else None
     return Backends(
         _transport(settings, database),
         _tracker(settings, database, journal) if tracking else None,
-        Outbox(kept, limit_bytes=settings.outbox_limit_bytes) if has_outbox else None,
+        build_outbox(settings, kept) if has_outbox else None,
     )
 
 
@@ -77,6 +80,32 @@ def _tracker(settings: Settings, database: Database, journal: Journal | None) ->
 
     retention_seconds = settings.correlation_ttl_days * SECONDS_A_DAY
     return build_tracker(settings, SqliteStore(database), retention_seconds=retention_seconds, journal=journal)
+
+
+def outbox_path(settings: Settings) -> Path:
+    """Return the file for what waits for the bus of the settings: each bus has its own, or one would get another's."""
+    if settings.rabbit_url is None:
+        bus = ["embedded"]
+    else:
+        nodes = [urlsplit(node) for node in rabbit_nodes(settings.rabbit_url.get_secret_value())]
+        hosts = sorted({node.netloc.rpartition("@")[2].lower() for node in nodes})
+        bus = [*hosts, unquote(nodes[0].path[1:]) or "/", settings.exchange_name]
+    digest = blake2b("\n".join(bus).encode(), digest_size=6).hexdigest()
+    return settings.data_dir / f"outbox-{digest}.db"
+
+
+def build_outbox(settings: Settings, database: Database) -> Outbox:
+    """Return the outbox in a file, with the limits of the settings."""
+    bus = f"{describe(settings, tracking=False)['transport']}, exchange {settings.exchange_name}"
+    # A batch may be sent twice before it is heard of.
+    lease_seconds = max(SHORTEST_LEASE_SECONDS, 2 * settings.publish_timeout_seconds + 5)
+    return Outbox(database, limit_bytes=settings.outbox_limit_bytes, bus=bus, lease_seconds=lease_seconds)
+
+
+def find_stranded(settings: Settings) -> list[Stranded]:
+    """Return what lies in the data folder and is not forwarded with these settings. Blocks."""
+    own = outbox_path(settings) if settings.outbox == "on" else None
+    return stranded(settings.data_dir, own)
 
 
 def build_journal(settings: Settings, database: Database) -> SqliteJournal:

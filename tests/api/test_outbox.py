@@ -10,7 +10,9 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from bloodbank import Settings
 from bloodbank.config import Scope
+from bloodbank.wiring import outbox_path
 from tests.api.http_app import api, assert_problem
 from tests.servers.outbox import fill_outbox
 from tests.servers.process import free_port
@@ -23,14 +25,20 @@ ADMIN = {"X-API-Key": "admin-key-1"}
 
 
 @pytest.fixture
-async def ids(tmp_path: Path) -> list[UUID]:
-    """Two that wait, two that were set aside."""
-    return await fill_outbox(tmp_path, 2, {"big.one": "too large", "secret.one": "access refused"})
+def away() -> str:
+    """The URL of a broker that is away."""
+    return f"amqp://127.0.0.1:{free_port()}/"
 
 
 @pytest.fixture
-async def client(tmp_path: Path, ids: list[UUID]) -> AsyncIterator[httpx.AsyncClient]:
-    away = f"amqp://127.0.0.1:{free_port()}/"
+async def ids(tmp_path: Path, away: str) -> list[UUID]:
+    """Two that wait, two that were set aside."""
+    file = outbox_path(Settings(_env_file=None, rabbit_url=away, data_dir=tmp_path))
+    return await fill_outbox(file, 2, {"big.one": "too large", "secret.one": "access refused"})
+
+
+@pytest.fixture
+async def client(tmp_path: Path, away: str, ids: list[UUID]) -> AsyncIterator[httpx.AsyncClient]:
     async with api(tmp_path, rabbit_url=away, api_keys=KEYS) as connected:
         yield connected
 

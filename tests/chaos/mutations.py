@@ -54,7 +54,7 @@ MUTATIONS = (
         (
             (
                 "outbox.py",
-                "refusal = await self._database.submit(self._keep, message)",
+                "refusal = await self._kept(self._database.submit(self._keep, message))",
                 "refusal = self._database.submit(self._keep, message) and None",
             ),
         ),

@@ -17,6 +17,8 @@ from typer.testing import CliRunner, Result
 
 from bloodbank.cli.edge import ExitCode
 from bloodbank.cli.main import app
+from bloodbank.config import load_settings
+from bloodbank.wiring import outbox_path
 from tests.servers.api import ApiServer
 from tests.servers.outbox import fill_outbox
 from tests.servers.process import free_port, wait_until
@@ -45,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(params=["file", "server"])
 def ids(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[UUID]]:
     """Ids of two events that wait and of two that were set aside."""
-    kept = asyncio.run(fill_outbox(folder, 2, REFUSED))
+    kept = asyncio.run(fill_outbox(outbox_path(load_settings()), 2, REFUSED))
     if request.param == "file":
         yield kept
         return
@@ -120,7 +122,7 @@ def test_what_waits_is_not_deleted(ids: list[UUID]) -> None:
 
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", 2), (b"y\n", 1)])
 def test_on_a_terminal_deleting_is_asked_for(folder: Path, answer: bytes, left: int) -> None:
-    kept = asyncio.run(fill_outbox(folder, 0, REFUSED))
+    kept = asyncio.run(fill_outbox(outbox_path(load_settings()), 0, REFUSED))
     ours, theirs = pty.openpty()
     try:
         with subprocess.Popen(
@@ -151,8 +153,9 @@ def test_an_empty_outbox_says_so(folder: Path) -> None:
 
 @pytest.mark.rabbit
 def test_what_is_sent_again_reaches_the_broker(folder: Path, rabbit_server: RabbitServer) -> None:
-    [event_id] = asyncio.run(fill_outbox(folder, 0, {"big.one": "too large"}))
     exchange = f"test.{uuid4().hex}.v1"
+    file = outbox_path(load_settings(rabbit_url=rabbit_server.url, exchange_name=exchange))
+    [event_id] = asyncio.run(fill_outbox(file, 0, {"big.one": "too large"}))
     server = ApiServer(RABBIT_URL=rabbit_server.url, BLOODBANK_DATA_DIR=str(folder), EXCHANGE_NAME=exchange)
     server.start()
     try:

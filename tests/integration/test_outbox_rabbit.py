@@ -506,3 +506,46 @@ async def test_without_tracking_a_chosen_id_cannot_be_checked(rabbit_server: Rab
         [again] = await publisher.publish_many([create_envelope("a.b", {}, event_id=uuid4())])
         assert isinstance(again, PublishResult)
         assert again.dedup is Dedup.SKIPPED
+
+
+async def test_what_waits_for_one_bus_is_not_sent_to_another(
+    rabbit_server: RabbitServer, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = _again(settings, exchange_name=f"test{uuid4().hex[:12]}.events.v1")
+    await run_sync(rabbit_server.kill)
+    async with Publisher(settings) as publisher:
+        kept = await _published(publisher, 5)
+    await run_sync(rabbit_server.start)
+    async with Publisher(other) as publisher:
+        own = await _published(publisher, 1)
+        await _emptied(publisher)
+        assert await _logged(publisher) == own
+    assert "5 events" in caplog.text
+    assert settings.exchange_name in caplog.text
+    async with Publisher(settings) as publisher:
+        await _emptied(publisher)
+        assert await _logged(publisher) == kept
+
+
+async def test_a_second_process_on_the_folder_publishes_directly_while_the_first_forwards(
+    rabbit_server: RabbitServer, settings: Settings
+) -> None:
+    settings = _again(settings, publish_timeout_seconds=1.0)
+    async with Publisher(settings) as first, Publisher(settings) as second:
+        await _published(first, 1)
+        await _published(second, 1)
+        rabbit_server.freeze()
+        try:
+            assert (await first.publish(create_envelope("a.b", {}))).status is Status.QUEUED
+            assert (await second.publish(create_envelope("a.b", {}))).status is Status.QUEUED
+        finally:
+            rabbit_server.thaw()
+
+        async def publish_until_published(publisher: Publisher) -> None:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while (await publisher.publish(create_envelope("a.b", {}))).status is not Status.PUBLISHED:
+                    await asyncio.sleep(0)
+
+        # Both go on without a pause, so that there is always something to forward.
+        await asyncio.gather(*(publish_until_published(one) for one in (first, second) for _ in range(50)))
+        await _emptied(first)

@@ -1,4 +1,4 @@
-"""Fills the outbox of a data folder that no process has open."""
+"""Fills an outbox's file that no process has open."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from uuid import UUID
 from bloodbank import Source, codec, create_envelope
 from bloodbank._sqlite import Database
 from bloodbank.outbox import Outbox, Settled
-from bloodbank.wiring import OUTBOX_FILE
 
 
-async def fill_outbox(folder: Path, waiting: int, refused: Mapping[str, str]) -> list[UUID]:
+async def fill_outbox(file: Path, waiting: int, refused: Mapping[str, str]) -> list[UUID]:
     """Keep events, and set some aside. refused: reasons by event type. Returns the ids, those that wait first."""
     source = Source.local("tester")
     types = [*(f"note.number{number}" for number in range(waiting)), *refused]
     messages = [codec.encode(create_envelope(event_type, {"text": "hello"}, source)) for event_type in types]
-    async with Outbox(Database(folder / OUTBOX_FILE), limit_bytes=100_000_000) as outbox:
+    async with Outbox(Database(file), limit_bytes=100_000_000) as outbox:
         for message in messages:
             await outbox.keep(message)
         batch = await outbox.exchange()

@@ -18,7 +18,7 @@ from bloodbank import ids
 from bloodbank import outbox as outbox_module
 from bloodbank._sqlite import Database
 from bloodbank.errors import EventConflict, NotOpen, OutboxFull, TransportUnavailable
-from bloodbank.outbox import Outbox, Settled
+from bloodbank.outbox import Outbox, Settled, stranded
 from bloodbank.transports.base import Message
 
 LIMIT_BYTES = 50_000_000
@@ -129,13 +129,12 @@ async def test_one_process_at_a_time_forwards(file: Path) -> None:
         assert left.number == batch[1].number
 
 
-async def test_what_a_dead_process_was_forwarding_is_taken_over(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_dead_process_was_forwarding_is_taken_over(file: Path) -> None:
     async with (
-        Outbox(Database(file), limit_bytes=LIMIT_BYTES) as dead,
-        Outbox(Database(file), limit_bytes=LIMIT_BYTES) as other,
+        Outbox(Database(file), limit_bytes=LIMIT_BYTES, lease_seconds=0.2) as dead,
+        Outbox(Database(file), limit_bytes=LIMIT_BYTES, lease_seconds=0.2) as other,
     ):
         await dead.keep(message(1))
-        monkeypatch.setattr(outbox_module, "LEASE_SECONDS", 0.2)
         assert await dead.exchange()
         async with asyncio.timeout(20):
             while not await other.exchange():
@@ -260,3 +259,46 @@ async def test_a_look_at_the_disk_leaves_nothing_behind(outbox: Outbox) -> None:
     totals = await outbox.totals()
     assert totals.waiting == 1
     assert totals.used_bytes - before < 10_000
+
+
+async def test_a_clock_that_was_set_back_does_not_postpone_for_longer(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outbox.keep(message(1))
+    [first] = await outbox.exchange() or []
+    with monkeypatch.context() as patched:
+        now = outbox_module.now_microseconds()
+        patched.setattr(outbox_module, "now_microseconds", lambda: now + 3_600_000_000)
+        assert await outbox.exchange(Settled(postponed=[(first.number, 30.0)])) == []
+    assert await outbox.exchange()
+
+
+async def test_what_was_refused_and_is_published_again_waits_again(outbox: Outbox) -> None:
+    one = message(1)
+    await outbox.keep(one)
+    [first] = await outbox.exchange() or []
+    await outbox.settle(Settled(set_aside=[(first.number, "too large")]))
+    await outbox.keep(one)
+    assert [waiting.number for waiting in await outbox.exchange() or []] == [first.number]
+    await outbox.settle(Settled(set_aside=[(first.number, "too large")]))
+    assert await outbox.wait_again(one.event_id)
+    assert not await outbox.wait_again(one.event_id), "it waits already"
+    assert not await outbox.wait_again(uuid4())
+
+
+async def test_what_lies_in_the_folder_for_another_bus_is_found(tmp_path: Path) -> None:
+    own, other = tmp_path / "outbox-1.db", tmp_path / "outbox-2.db"
+    async with (
+        Outbox(Database(own), limit_bytes=LIMIT_BYTES, bus="ours") as mine,
+        Outbox(Database(other), limit_bytes=LIMIT_BYTES, bus="RabbitMQ at amqp://elsewhere") as theirs,
+    ):
+        await mine.keep(message(1))
+        assert await asyncio.to_thread(stranded, tmp_path, own) == []
+        await theirs.keep_many([message(1), message(2)])
+        [found] = await asyncio.to_thread(stranded, tmp_path, own)
+        assert (found.path, found.events, found.causes) == (other, 2, 0)
+        assert "2 events" in str(found)
+        assert "amqp://elsewhere" in str(found)
+        assert len(await asyncio.to_thread(stranded, tmp_path, None)) == 2
+    await asyncio.to_thread((tmp_path / "outbox-3.db").write_text, "no database")
+    assert len(await asyncio.to_thread(stranded, tmp_path, own)) == 1

@@ -26,7 +26,7 @@ from bloodbank.events import load_plugins
 from bloodbank.outbox import Outbox, describe_outbox
 from bloodbank.publisher import Publisher
 from bloodbank.stores.clock import redis_time
-from bloodbank.wiring import describe
+from bloodbank.wiring import describe, find_stranded
 
 CLOCK_TOLERANCE_SECONDS = 5.0
 LEAST_FREE_BYTES = 100_000_000
@@ -62,6 +62,8 @@ async def examine(settings: Settings) -> AsyncGenerator[Check]:
             yield await check_store(settings, publisher)
             if publisher.outbox is not None:
                 yield await check_outbox(publisher.outbox)
+            for one in await asyncio.to_thread(find_stranded, settings):
+                yield Check("outbox", str(one), "Start a process with the settings of that bus, so that it is sent.")
             newest = await _newest_entry(settings, publisher)
     except BloodbankError as error:
         yield Check("bus", str(error), "Mend what the line says; the bus cannot be opened before.")

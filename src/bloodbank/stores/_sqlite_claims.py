@@ -12,6 +12,8 @@ from bloodbank._sqlite_writer import Work
 from bloodbank.stores.base import Claimed, ClaimState
 
 FORMAT = 1
+LONGEST_LEASE_MICROSECONDS = 900_000_000
+"""A claim that ends later than that is not believed."""
 EXPIRED_A_WRITE = 500
 """Most claims whose lease has ended that are removed while others are granted."""
 
@@ -53,6 +55,9 @@ def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[
     recorded: dict[bytes, bytes] = dict(connection.execute(_SQL["recorded"], {"ids": ids}).fetchall())
     found = connection.execute(_SQL["held"], {"ids": ids, "now": now}).fetchall()
     held = {event_id: _Held(*columns) for event_id, *columns in found}
+    # One that ends later than any can was made before the clock was set back.
+    latest = now + LONGEST_LEASE_MICROSECONDS
+    held = {event_id: claim for event_id, claim in held.items() if claim.ends_at <= latest}
     granted: dict[bytes, _Held] = {}
     answers: list[list[Claimed]] = []
     for wanted, owner, lease in claims:
