@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Self
 
 from aiormq.abc import DeliveredMessage
@@ -27,10 +28,13 @@ from bloodbank.transports._amqp import (
     scratch_channel,
     translated,
 )
+from bloodbank.transports._rabbit_dead_letters import dead_headers
+from bloodbank.transports._rabbit_filling import Filler
 from bloodbank.transports._rabbit_frames import outgoing_with
 from bloodbank.transports._rabbit_link import Link
+from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
-from bloodbank.transports.base import Delivery, Message, compile_pattern
+from bloodbank.transports.base import Delivery, Failure, Message, Start, compile_pattern, require_start
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +56,16 @@ class Subscription:
         self,
         link: Link,
         outlet: Outlet,
+        log: RabbitLog,
         names: wire.Names,
         limits: Limits,
         pattern: str,
         group: str | None,
         prefetch: int,
+        start: Start,
     ) -> None:
         compile_pattern(pattern)
+        require_start(start)
         if not 1 <= prefetch <= PREFETCH_LIMIT:
             raise InvalidQuery(f"prefetch must be between 1 and {PREFETCH_LIMIT}, not {prefetch}.")
         self.names = names
@@ -69,6 +76,8 @@ class Subscription:
         self._limits = limits
         self._pattern = pattern
         self._prefetch = prefetch
+        self._start: Start = start
+        self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)
         self._channel: Channel | None = None
         self._ended = False
         # None: the channel or the consumer has ended.
@@ -104,6 +113,7 @@ class Subscription:
         self._ended = True
         # For a task that still waits for a delivery.
         self._arrived.put_nowait(None)
+        await self._filler.close()
         channel, self._channel = self._channel, None
         if channel is None or channel.is_closed:
             return
@@ -136,8 +146,13 @@ class Subscription:
     async def _attach(self, connection: Connection) -> None:
         with translated(f"subscribe to {self._pattern}"):
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
-                declare = wire.declare_private if self.group is None else wire.declare_group
-                await declare(connection, self.names, self.queue, self._pattern)
+                if self.group is None:
+                    await wire.declare_private(connection, self.names, self.queue, self._pattern)
+                    self._filler.begin(self._pattern, self._start)
+                else:
+                    await self._filler.order(connection, self._pattern, self._start)
+                    await wire.declare_group(connection, self.names, self.queue, self._pattern)
+                    await self._filler.begin_if_ordered(connection)
                 channel = await open_channel(connection)
                 try:
                     self._arrived = await self._consume(channel)
@@ -186,6 +201,18 @@ class RabbitDelivery:
         self._channel = channel
         self._delivered = delivered
         self._settled = False
+        self._begun_at = time.time()
+
+    @property
+    def first_attempt_at(self) -> datetime | None:
+        """When the first try began; None for what came back without having been retried."""
+        first_ms = self._first_ms
+        return None if first_ms is None else datetime.fromtimestamp(first_ms / 1000, UTC)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it was there before, and somebody had it delivered again."""
+        return wire.header_of(self._delivered, wire.REPLAYED_HEADER) is not None
 
     async def ack(self) -> None:
         """The work is done. Raises TransportUnavailable when the connection was lost, NotOpen when settled."""
@@ -201,20 +228,22 @@ class RabbitDelivery:
         self._begin_to_settle()
         async with _ReturnedOnError(self):
             queue = await self._subscription.declare_retry(delay_seconds)
-            await self._subscription.send_on(self._delivered, queue, {wire.ATTEMPTS_HEADER: self.attempt})
+            headers: dict[str, str | int] = {wire.ATTEMPTS_HEADER: self.attempt}
+            if self._first_ms is not None:
+                headers[wire.FIRST_HEADER] = self._first_ms
+            await self._subscription.send_on(self._delivered, queue, headers)
         await self._remove()
 
-    async def dead_letter(self, reason: str) -> None:
-        """Set it aside in the dead queue. Raises TransportUnavailable (it comes again), NotOpen when settled."""
+    async def dead_letter(self, failure: Failure | str) -> None:
+        """Set it aside among the dead letters. Raises TransportUnavailable (it comes again), NotOpen when settled."""
+        if isinstance(failure, str):
+            failure = Failure(failure)
         self._begin_to_settle()
-        headers: dict[str, str | int] = {
-            wire.ATTEMPTS_HEADER: self.attempt,
-            wire.GROUP_HEADER: self._subscription.group or "",
-            wire.REASON_HEADER: reason,
-            wire.DEAD_HEADER: int(time.time() * 1000),
-        }
+        headers = dead_headers(
+            failure, group=self._subscription.group or "", attempts=self.attempt, first_ms=self._first_ms
+        )
         async with _ReturnedOnError(self):
-            await self._subscription.send_on(self._delivered, self._subscription.names.dead, headers)
+            await self._subscription.send_on(self._delivered, self._subscription.names.dead_letters, headers)
         await self._remove()
 
     async def give_back(self) -> None:
@@ -222,6 +251,13 @@ class RabbitDelivery:
         if not self._channel.is_closed:
             with translated("return a delivery"):
                 await self._channel.basic_nack(self._tag, wait=False)
+
+    @property
+    def _first_ms(self) -> int | None:
+        first_ms = wire.header_of(self._delivered, wire.FIRST_HEADER)
+        if isinstance(first_ms, int):
+            return first_ms
+        return int(self._begun_at * 1000) if self.attempt == 1 else None
 
     @property
     def _tag(self) -> int:
