@@ -276,17 +276,35 @@ def replayed(message: Message, queue: str | None, exchange: str) -> Outgoing:
 def message_of(delivered: DeliveredMessage) -> Message:
     """Return the message of a delivery, whoever published it."""
     properties = delivered.header.properties
-    headers: Mapping[str, Any] = properties.headers or {}
+    return message_from(
+        properties.message_id,
+        properties.correlation_id,
+        properties.app_id,
+        properties.headers or {},
+        routing_key_of(delivered),
+        delivered.body,
+    )
+
+
+def message_from(
+    message_id: str | None,
+    correlation_id: str | None,
+    app_id: str | None,
+    headers: Mapping[str, Any],
+    routing_key: str,
+    body: bytes,
+) -> Message:
+    """Return the message that properties and a body make."""
     return Message(
-        event_id=_uuid(properties.message_id) or _uuid_of_body(delivered.body),
-        routing_key=routing_key_of(delivered),
-        body=delivered.body,
-        correlation_id=_uuid(properties.correlation_id),
-        app_id=properties.app_id or None,
+        event_id=_uuid(message_id) or _uuid_of_body(body),
+        routing_key=routing_key,
+        body=body,
+        correlation_id=_uuid(correlation_id),
+        app_id=app_id or None,
         headers={
             name: value
             for name, value in headers.items()
-            if isinstance(value, str) and not name.startswith("x-") and name not in _SENT_ON
+            if isinstance(value, str) and name not in _SENT_ON and not name.startswith("x-")
         },
     )
 
@@ -297,14 +315,14 @@ def routing_key_of(delivered: DeliveredMessage) -> str:
     return original if isinstance(original, str) else delivered.routing_key or ""
 
 
-def attempt_of(delivered: DeliveredMessage) -> int:
+def attempt_from(headers: Mapping[str, Any], *, redelivered: bool) -> int:
     """Return which try a delivery is, 1 for the first."""
     # Only quorum queues count what came back.
-    returned = header_of(delivered, "x-delivery-count")
-    before_retry = header_of(delivered, ATTEMPTS_HEADER)
+    returned = headers.get("x-delivery-count")
+    before_retry = headers.get(ATTEMPTS_HEADER)
     return (
         1
-        + max(returned if isinstance(returned, int) else 0, int(bool(delivered.redelivered)))
+        + max(returned if isinstance(returned, int) else 0, int(redelivered))
         + (before_retry if isinstance(before_retry, int) else 0)
     )
 
