@@ -24,7 +24,14 @@ from pamqp.commands import Basic
 
 from bloodbank.errors import NotOpen, TransportUnavailable
 from bloodbank.transports import _rabbit_wire as wire
-from bloodbank.transports._amqp import FIRST_BACKOFF_SECONDS, close_channel, on_close, open_channel, translated
+from bloodbank.transports._amqp import (
+    CLOSE_SECONDS,
+    FIRST_BACKOFF_SECONDS,
+    close_channel,
+    on_close,
+    open_channel,
+    translated,
+)
 from bloodbank.transports._rabbit_frames import Outgoing, outgoing_with
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog, Start
@@ -59,6 +66,7 @@ class Filler:
         self._task: asyncio.Task[None] | None = None
         # Up to here the log is in the queue.
         self._filled: int | None = None
+        self._is_filled = False
         self._is_done = False
 
     async def order(self, connection: Connection, pattern: str, start: GroupStart) -> None:
@@ -88,11 +96,13 @@ class Filler:
         if start == "now" or self._is_done or self._is_running:
             return
         since = start if isinstance(start, datetime) else None
-        self._begin(lambda: self._fill(Order(pattern, since)))
+        self._begin(lambda: self._fill_alone(Order(pattern, since)))
 
     async def close(self) -> None:
-        """Stop; what is not done is left to others."""
+        """Stop; what is not done is left to others. What is filled is said to be, so that nobody does it again."""
         if self._task is not None:
+            if self._is_filled:
+                await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)
             self._task.cancel()
             await asyncio.wait({self._task})
 
@@ -101,6 +111,7 @@ class Filler:
         return self._task is not None and not self._task.done()
 
     def _begin(self, fill: Callable[[], Awaitable[None]]) -> None:
+        self._is_done = False
         self._task = asyncio.create_task(self._until_done(fill), name=f"bloodbank-fill-{self._queue}")
 
     async def _until_done(self, fill: Callable[[], Awaitable[None]]) -> None:
@@ -142,12 +153,18 @@ class Filler:
             delivered = await arrived.get()
             if delivered is None:
                 return
-            await self._fill(_order_of(delivered))
+            if not self._is_filled:
+                await self._fill(_order_of(delivered))
             with translated(f"end the filling of {self._queue}"):
                 async with asyncio.timeout(self._timeout_seconds):
                     await wire.delete(connection, filling)
+            self._is_done = True
         finally:
             await close_channel(channel)
+
+    async def _fill_alone(self, order: Order) -> None:
+        await self._fill(order)
+        self._is_done = True
 
     async def _fill(self, order: Order) -> None:
         start = Start(since=order.since) if self._filled is None else Start(after=self._filled)
@@ -166,7 +183,7 @@ class Filler:
                     self._filled = wire.offset_of(entry)
                     batch = []
         await self._send(batch)
-        self._is_done = True
+        self._is_filled = True
         logger.info("%s was filled with %d events of the log.", self._queue, count + len(batch))
 
     async def _send(self, several: list[Outgoing]) -> None:
