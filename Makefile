@@ -11,7 +11,7 @@ BENCHMARKS := $(VENV)/.installed-bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test unit bench check format lock clean servers
+.PHONY: help demo serve test unit chaos bench check format lock clean servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ test: $(DEVELOPMENT) servers ## run every test, with coverage
 
 unit: $(DEVELOPMENT) ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
+
+SEEDS ?= 1 2 3
+chaos: $(DEVELOPMENT) servers ## kill, freeze and cut off everything under load, and count what is there; about 6 minutes
+	@$(BIN)/python -m tests.chaos $(SEEDS:%=--seed %) --all
 
 bench: $(BENCHMARKS) servers ## compare with other clients and with the broker's limit, 8 minutes at most
 	@$(BIN)/python -m bench

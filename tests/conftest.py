@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, settings
 from tests.servers.process import Server, ServerMissing
 from tests.servers.rabbit import RabbitServer
 from tests.servers.redis import RedisServer
+from tests.servers.redis_cluster import RedisCluster
+from tests.servers.redis_sentinel import RedisSentinels
 
 ALLOW_SKIP = "BLOODBANK_TEST_ALLOW_SKIP"
 
-AnyServer = TypeVar("AnyServer", bound=Server)
+AnyServer = TypeVar("AnyServer", bound=Server | RedisCluster | RedisSentinels)
 
 EXAMPLES = int(os.environ.get("BLOODBANK_TEST_EXAMPLES", "10"))
 """How often a property is tried: few times while one works, more often in `make test`."""
@@ -64,6 +66,16 @@ def _redis_session() -> Iterator[RedisServer]:
     yield from _session(RedisServer)
 
 
+@pytest.fixture(scope="session")
+def _redis_cluster_session() -> Iterator[RedisCluster]:
+    yield from _session(RedisCluster)
+
+
+@pytest.fixture(scope="session")
+def _redis_sentinels_session() -> Iterator[RedisSentinels]:
+    yield from _session(RedisSentinels)
+
+
 @pytest.fixture
 def rabbit_server(_rabbit_session: RabbitServer) -> RabbitServer:
     """A running RabbitMQ, shared by the session; use names of your own in it."""
@@ -74,6 +86,18 @@ def rabbit_server(_rabbit_session: RabbitServer) -> RabbitServer:
 def redis_server(_redis_session: RedisServer) -> RedisServer:
     """A running Redis, shared by the session; use a key prefix of your own in it."""
     return _awake(_redis_session)
+
+
+@pytest.fixture
+def redis_cluster(_redis_cluster_session: RedisCluster) -> RedisCluster:
+    """A running Redis Cluster with a replica of each master, shared by the session; use a key prefix of your own."""
+    return _awake(_redis_cluster_session)
+
+
+@pytest.fixture
+def redis_sentinels(_redis_sentinels_session: RedisSentinels) -> RedisSentinels:
+    """A running Redis with a replica, watched by Sentinels, shared by the session; use a key prefix of your own."""
+    return _awake(_redis_sentinels_session)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

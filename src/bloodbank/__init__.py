@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bloodbank.acceptance import PublishResult, Status
     from bloodbank.causation import caused_by, uncaused
     from bloodbank.config import Settings, load_settings
     from bloodbank.correlation_tracker import CorrelationTracker
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from bloodbank.events.registry import EventRegistry, event
     from bloodbank.ids import event_id, new_event_id
     from bloodbank.outbox import Outbox, OutboxEntry, OutboxTotals
-    from bloodbank.publisher import Publisher, PublishResult, Status
+    from bloodbank.publisher import Publisher
     from bloodbank.stores.base import Direction, Graph, Node, Step
 
 __all__ = [
@@ -144,12 +145,12 @@ _HOME = {
     "Payload": "events.failures",
     "PublishError": "errors",
     "PublishRejected": "errors",
-    "PublishResult": "publisher",
+    "PublishResult": "acceptance",
     "PublishUnknown": "errors",
     "Publisher": "publisher",
     "Settings": "config",
     "Source": "envelope",
-    "Status": "publisher",
+    "Status": "acceptance",
     "Step": "stores.base",
     "StoreFormatError": "errors",
     "StoreUnavailable": "errors",

@@ -17,6 +17,8 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bloodbank._rabbit_url import rabbit_nodes, redacted_nodes
+from bloodbank._redis_url import redacted, redis_servers
 from bloodbank.errors import ConfigurationError
 
 _BARE_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
@@ -51,7 +53,8 @@ class Settings(BaseSettings):
     rabbit_url: SecretStr | None = Field(
         None,
         validation_alias="RABBIT_URL",
-        description="AMQP URL of RabbitMQ, `amqp://` or `amqps://`. Not set: the embedded log.",
+        description="AMQP URL of RabbitMQ, `amqp://` or `amqps://`; the nodes of a cluster with commas between them. "
+        "Not set: the embedded log.",
     )
     exchange_name: str = Field(
         "bloodbank.events.v1",
@@ -63,7 +66,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None,
         validation_alias="REDIS_URL",
-        description="Redis URL, `redis://` or `rediss://`. Takes precedence over REDIS_HOST.",
+        description="URL of Redis, `redis://`, of Sentinels, `redis+sentinel://host:26379,…/master`, or of a cluster, "
+        "`redis+cluster://host:6379,…`; `rediss` for TLS. Takes precedence over REDIS_HOST.",
     )
     redis_host: str | None = Field(
         None,
@@ -318,6 +322,20 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_STOP_TIMEOUT_SECONDS",
         description="Longest time to finish what is under way when stopping; the rest stays in the outbox.",
     )
+    redis_replicas: int = Field(
+        1,
+        ge=0,
+        le=5,
+        validation_alias="BLOODBANK_REDIS_REPLICAS",
+        description="Replicas that must have what is recorded, where Sentinels or a cluster know of so many.",
+    )
+    redis_replica_seconds: float = Field(
+        0.25,
+        gt=0,
+        le=60,
+        validation_alias="BLOODBANK_REDIS_REPLICA_SECONDS",
+        description="Longest wait for those replicas, in seconds; then it counts as not recorded.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias="BLOODBANK_LOG_LEVEL", description="Level of the server's log."
     )
@@ -332,11 +350,15 @@ class Settings(BaseSettings):
     @field_validator("rabbit_url")
     @classmethod
     def _rabbit_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        return _require_url(value, ("amqp", "amqps"))
+        if value is not None:
+            rabbit_nodes(value.get_secret_value())
+        return value
 
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and redis_servers(value.get_secret_value()) is not None:
+            return value
         checked = _require_url(value, ("redis", "rediss"))
         database = urlsplit(checked.get_secret_value()).path.strip("/") if checked else ""
         if database and not database.isdecimal():
@@ -430,7 +452,11 @@ def variable_names() -> dict[str, str]:
 
 
 def redact_url(url: str) -> str:
-    """Return a URL without its credentials and query, fit for a log line."""
+    """Return a URL without its credentials and query, fit for a log line; a cluster's with all its nodes."""
+    if re.match(r"\s*amqps?://", url):
+        return redacted_nodes(url)
+    if re.match(r"rediss?\+", url):
+        return redacted(url)
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

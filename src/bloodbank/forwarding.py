@@ -18,6 +18,7 @@ from bloodbank.errors import (
     BloodbankError,
     InvalidEvent,
     NotOpen,
+    OutboxFull,
     PublishRejected,
     PublishUnknown,
     TransportUnavailable,
@@ -84,6 +85,8 @@ class Forwarder:
         # One after the other until the broker has answered again.
         self._is_away = False
         self._file_failed = False
+        # When the broker confirmed something of the outbox, by the loop's clock.
+        self._confirmed_at = float("-inf")
 
     def start(self) -> None:
         """Begin to look into the outbox. Idempotent."""
@@ -139,6 +142,27 @@ class Forwarder:
                 answers[place] = outcome
         return answers
 
+    async def divert(self, message: Message) -> bool:
+        """Keep an event without asking the broker. False: the outbox's disk fails, so the broker is to be asked.
+
+        Raises OutboxFull, EventConflict.
+        """
+        try:
+            await self.keep(message)
+        except OutboxFull:
+            raise
+        except TransportUnavailable as error:
+            # What waits cannot be forwarded either, and nobody would learn that the broker is back.
+            logger.debug("The broker is asked, since the outbox cannot be written: %s", error)
+            return False
+        return True
+
+    async def divert_many(self, messages: Sequence[Message]) -> list[BloodbankError | None]:
+        """Do it for several; None stands for an event that is kept, and `is_to_be_asked` for those that are not."""
+        if self._outbox is None:
+            return [_not_asked()] * len(messages)
+        return await self._keep_many(self._outbox, [(message, None) for message in messages])
+
     async def keep(self, message: Message, error: Undecided | None = None) -> None:
         """Put an event into the outbox.
 
@@ -153,12 +177,6 @@ class Forwarder:
             raise _not_kept(error, full) from error
         self._has_kept(error)
 
-    async def keep_many(self, messages: Sequence[Message]) -> list[BloodbankError | None]:
-        """Put several into the outbox, without asking the broker; for each None or why not, as `keep` raises it."""
-        if self._outbox is None:
-            return [_not_asked()] * len(messages)
-        return await self._keep_many(self._outbox, [(message, None) for message in messages])
-
     async def _keep_many(
         self, outbox: Outbox, undecided: Sequence[tuple[Message, Undecided | None]]
     ) -> list[BloodbankError | None]:
@@ -171,9 +189,9 @@ class Forwarder:
         return answers
 
     def _has_kept(self, error: Undecided | None) -> None:
-        if isinstance(error, TransportUnavailable) or (
-            isinstance(error, PublishUnknown) and error.reason == "timed_out"
-        ):
+        # Its publish may have begun before the broker was silent, and end now that it has answered again.
+        is_old = asyncio.get_running_loop().time() - self._confirmed_at < self._timeout_seconds
+        if _is_silence(error) and not is_old:
             if not self.is_diverting:
                 logger.warning("Events are kept in the outbox until the broker takes them: %s", error)
             self.is_diverting = self._is_away = True
@@ -233,6 +251,7 @@ class Forwarder:
         for number, reason in self._settled.set_aside:
             logger.error("The broker refused an event of the outbox for good; it is set aside (%d): %s", number, reason)
         self._is_away = False
+        self._confirmed_at = asyncio.get_running_loop().time()
         self._stop_diverting()
         return _Round.FORWARDED
 
@@ -260,6 +279,11 @@ class Forwarder:
             await self._record(links)
         except NotOpen:
             logger.debug("The tracker is closed; %d events were recorded when they were accepted.", len(links))
+
+
+def is_to_be_asked(answer: BloodbankError | None) -> bool:
+    """Say of an answer of `divert_many` whether the broker is to be asked, since the outbox's disk fails."""
+    return isinstance(answer, TransportUnavailable) and not isinstance(answer, OutboxFull)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -8,6 +8,8 @@ Patterns, section 3.3.1, without the business transaction around it.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -20,10 +22,13 @@ from uuid import UUID
 
 import orjson
 
+from bloodbank._reserve import Reserve
 from bloodbank._sqlite import Database, load_queries, load_script, moment, now_microseconds, packed, translated
-from bloodbank._sqlite_writer import Work
-from bloodbank.errors import EventConflict, NotOpen, OutboxFull, TransportUnavailable
+from bloodbank._sqlite_writer import Job, T, Work, is_primary
+from bloodbank.errors import EventConflict, NotOpen, OutboxFull, PublishUnknown, TransportUnavailable
 from bloodbank.transports.base import Message
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 BATCH_EVENTS = 500
@@ -32,12 +37,15 @@ BATCH_BYTES = 4_194_304
 """A batch ends with the event that reaches this many bytes of bodies."""
 LEASE_SECONDS = 15.0
 """After this a process that forwarded and was not heard of again counts as dead; longer than a publish may take."""
+RESERVE_BYTES = 4_194_304
+"""Room beside the file that is kept for removing events from it when the disk is full."""
 _MICROSECONDS = 1_000_000
 
 _SCHEMA = load_script("bloodbank", "outbox_schema.sql")
 _SQL = load_queries("bloodbank", "outbox.sql")
 
 Refusal = EventConflict | OutboxFull
+Failure = Refusal | TransportUnavailable | PublishUnknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,7 @@ class Outbox:
     def __init__(self, database: Database, *, limit_bytes: int) -> None:
         self._database = database
         self._limit_bytes = limit_bytes
+        self._reserve = Reserve(database.path.with_name(f"{database.path.name}-reserve"), size_bytes=RESERVE_BYTES)
         self._owner = secrets.token_bytes(16)
         self._keep = Work(self._keep_each, self._keep_at_once)
         self._open = False
@@ -123,6 +132,7 @@ class Outbox:
             except BaseException:
                 await self._database.__aexit__(None, None, None)
                 raise
+        await asyncio.to_thread(self._reserve.fill)
         self._open = True
         return self
 
@@ -138,27 +148,36 @@ class Outbox:
     async def keep(self, message: Message) -> None:
         """Return when an event is on the disk. Raises OutboxFull, and EventConflict for an id with another body.
 
-        An event that is here already stays where it is.
+        An event that is here already stays where it is. Raises PublishUnknown when the disk reports an error: the
+        event may be kept all the same.
         """
         self._require_open()
-        with self._translated():
-            refusal = await self._database.submit(self._keep, message)
+        refusal = await self._kept(self._database.submit(self._keep, message))
         if refusal is not None:
             raise refusal
 
-    async def keep_many(self, messages: Sequence[Message]) -> list[Refusal | TransportUnavailable | None]:
+    async def keep_many(self, messages: Sequence[Message]) -> list[Failure | None]:
         """Keep several; return for each None or why not, as `keep` raises it."""
         self._require_open()
         # Each by itself: they share commits all the same, and one that is refused harms no other.
         futures = [self._database.submit(self._keep, message) for message in messages]
-        answers: list[Refusal | TransportUnavailable | None] = []
+        answers: list[Failure | None] = []
         for future in futures:
             try:
-                with self._translated():
-                    answers.append(await future)
-            except TransportUnavailable as error:
+                answers.append(await self._kept(future))
+            except (TransportUnavailable, PublishUnknown) as error:
                 answers.append(error)
         return answers
+
+    async def _kept(self, future: asyncio.Future[Refusal | None]) -> Refusal | None:
+        try:
+            with self._translated():
+                return await future
+        except TransportUnavailable as error:
+            if isinstance(error.__cause__, sqlite3.Error) and is_primary(error.__cause__, sqlite3.SQLITE_IOERR):
+                # The commit may have reached the disk, and be found there at the next start.
+                raise PublishUnknown(f"{error} The event may be kept; publishing the same id again is safe.") from error
+            raise
 
     async def has_due(self) -> bool:
         """Say whether something waits that may be sent now, by whomever it was accepted."""
@@ -177,8 +196,7 @@ class Outbox:
             _settle(connection, settled)
             return _take(connection, limit) if self._holds_lease(connection) else None
 
-        with self._translated():
-            return await self._database.write(job)
+        return await self._write_although_full(job)
 
     async def settle(self, settled: Settled) -> None:
         """Note what became of a batch, and let others forward."""
@@ -188,8 +206,28 @@ class Outbox:
             _settle(connection, settled)
             connection.execute(_SQL["end_lease"], {"owner": self._owner})
 
+        await self._write_although_full(job)
+        await asyncio.to_thread(self._reserve.fill)
+
+    async def _write_although_full(self, job: Job[T]) -> T:
+        """Run a job that makes room; when there is none left even for that, with what was kept for it."""
+        try:
+            with self._translated():
+                return await self._database.write(job)
+        except TransportUnavailable as error:
+            is_full = isinstance(error.__cause__, sqlite3.Error) and is_primary(error.__cause__, sqlite3.SQLITE_FULL)
+            if not (is_full and await asyncio.to_thread(self._reserve.spend)):
+                raise
+            logger.warning("%s What is kept for that is used up to empty the outbox.", error)
         with self._translated():
-            await self._database.write(job)
+            return await self._database.write(job)
+
+    async def check(self) -> None:
+        """See whether the disk takes an event; leaves nothing behind. Raises TransportUnavailable."""
+        self._require_open()
+        with self._translated():
+            await self._database.write(lambda connection: connection.execute(_SQL["write_probe"]).rowcount)
+            await self._database.write(lambda connection: connection.execute(_SQL["clear_probe"]).rowcount)
 
     async def totals(self) -> OutboxTotals:
         """Return how much is in the outbox."""

@@ -23,6 +23,12 @@ INSERT INTO outbox (event_id, accepted_at, routing_key, digest, properties, size
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING
 
+-- name: write_probe
+INSERT OR REPLACE INTO outbox_probe (place, filler) VALUES (1, zeroblob(65536))
+
+-- name: clear_probe
+DELETE FROM outbox_probe
+
 -- name: kept
 SELECT digest, routing_key, body FROM outbox WHERE event_id = ?
 

@@ -23,6 +23,12 @@ CREATE TABLE outbox (
 -- Holds all that is counted or asked for by order, so that neither reads bodies.
 CREATE INDEX outbox_order ON outbox (set_aside, number, due_at, size);
 
+-- Written by those who look whether the disk takes anything.
+CREATE TABLE outbox_probe (
+    place INTEGER PRIMARY KEY CHECK (place = 1),
+    filler BLOB NOT NULL
+);
+
 -- The one process that forwards at present. No row: nobody does.
 CREATE TABLE outbox_lease (
     place INTEGER PRIMARY KEY CHECK (place = 1),

@@ -5,62 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from enum import StrEnum
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast, overload
+from typing import Any, Self, overload
 from uuid import UUID
 
 from pydantic import SecretStr
 
-from bloodbank import codec, wiring
+from bloodbank import wiring
+from bloodbank.acceptance import Acceptor, PublishResult
 from bloodbank.config import Settings, load_settings
-from bloodbank.correlation_tracker import CorrelationTracker, Lineage
-from bloodbank.deduplication import Dedup, Deduplicator, is_duplicate
+from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import AnyEnvelope, EventEnvelope, Source, envelope_from_v2_call
-from bloodbank.errors import BloodbankError, EventConflict, InvalidEvent, NotOpen, TrackingDisabled
+from bloodbank.errors import BloodbankError, InvalidEvent, NotOpen, TrackingDisabled
 from bloodbank.events.registry import EventRegistry
-from bloodbank.forwarding import UNDECIDED, Forwarder
+from bloodbank.forwarding import Forwarder
 from bloodbank.ids import event_id as deterministic_event_id
 from bloodbank.outbox import Outbox
-from bloodbank.stores.base import ClaimState, Direction, Link
-from bloodbank.transports.base import Message, Receipt, Transport
-
-ENCODED_AT_ONCE_BYTES = 262_144
-"""How much `publish_many` serialises before it lets others run."""
-LEASE_MARGIN_SECONDS = 5.0
-"""How much longer a claim holds than the publish that it was made for can take: recording, and a busy machine."""
-SLICE = 64
-"""How many events `publish_many` serialises before it sends them; the broker has work while the rest is prepared."""
-
-
-class Status(StrEnum):
-    """What became of an accepted event.
-
-    published: the broker confirmed it, or the log has it on disk. duplicate: this id with this body is on
-    the bus already. queued: kept on disk until the broker is back.
-    """
-
-    PUBLISHED = "published"
-    DUPLICATE = "duplicate"
-    QUEUED = "queued"
-
-
-# Python 3.11 looks a member up in its class by a detour of a tenth of a microsecond.
-_PUBLISHED, _DUPLICATE, _QUEUED = Status.PUBLISHED, Status.DUPLICATE, Status.QUEUED
-_DISABLED = Lineage.DISABLED
-_CHECKED, _SKIPPED = Dedup.CHECKED, Dedup.SKIPPED
-
-
-class PublishResult(NamedTuple):
-    """The answer to a publish: the event is on the bus, or on disk, whatever `status` says.
-
-    dedup: `skipped` when the caller chose the id and nobody could tell whether it is on the bus already.
-    """
-
-    event_id: UUID
-    status: Status
-    lineage: Lineage
-    dedup: Dedup = _CHECKED
+from bloodbank.stores.base import Direction
+from bloodbank.transports.base import Transport
 
 
 class Publisher:
@@ -102,7 +64,6 @@ class Publisher:
         self._settings = settings.model_copy(
             update={k: v for k, v in overrides.items() if v is not None or k == "redis_url"}
         )
-        self._publish_timeout_seconds = self._settings.publish_timeout_seconds
         self._tracking = enable_correlation_tracking or tracker is not None
         self._given_transport = transport
         self._given_tracker = tracker
@@ -113,12 +74,9 @@ class Publisher:
         self._outbox: Outbox | None = None
         # Both stay after closing began, for what is under way then.
         self._forwarder: Forwarder | None = None
-        self._deduplicator: Deduplicator | None = None
+        self._acceptor: Acceptor | None = None
         self._transport_stack = AsyncExitStack()
         self._stack = AsyncExitStack()
-        # Whether the transport itself tells duplicates. It stays the same while it is open.
-        self._transport_tells = False
-        self._with_digest = False
         self._under_way = 0
         self._all_ended: asyncio.Future[None] | None = None
 
@@ -150,17 +108,14 @@ class Publisher:
                 transport = transport or await transport_stack.enter_async_context(backends.transport)
             self._stack, self._transport_stack = stack.pop_all(), transport_stack.pop_all()
         self._transport, self._tracker, self._outbox = transport, tracker, outbox
-        self._transport_tells = transport.features.detects_duplicates
-        self._with_digest = self._tracking or self._transport_tells
-        if tracker is not None and not self._transport_tells:
-            # Twice: a connection that is lost is tried again once.
-            lease_seconds = 2 * self._publish_timeout_seconds + LEASE_MARGIN_SECONDS
-            self._deduplicator = Deduplicator(tracker, lease_seconds=lease_seconds)
         self._forwarder = Forwarder(
             transport,
             outbox,
-            timeout_seconds=self._publish_timeout_seconds,
+            timeout_seconds=self._settings.publish_timeout_seconds,
             record=tracker.record_many if tracker is not None else None,
+        )
+        self._acceptor = Acceptor(
+            transport, self._forwarder, tracker, publish_timeout_seconds=self._settings.publish_timeout_seconds
         )
         self._forwarder.start()
 
@@ -200,7 +155,7 @@ class Publisher:
     def transport(self) -> Transport:
         """The open transport. Raises NotOpen."""
         if self._transport is None:
-            raise NotOpen("The publisher is not open. Use it inside 'async with', or call start() first.")
+            raise _not_open()
         return self._transport
 
     @property
@@ -211,7 +166,7 @@ class Publisher:
                 "Correlation tracking is disabled. Create the publisher with enable_correlation_tracking=True."
             )
         if self._tracker is None:
-            raise NotOpen("The publisher is not open. Use it inside 'async with', or call start() first.")
+            raise _not_open()
         return self._tracker
 
     @property
@@ -274,20 +229,14 @@ class Publisher:
                 source=Source.local(self._settings.service_name),
                 registry=self._registry,
             )
-        transport = self._transport or self.transport
+        acceptor = self._acceptor
+        if acceptor is None or self._transport is None:
+            raise _not_open()
         self._under_way += 1
         try:
-            if self._tracking:
-                publishing = self._publish_tracked(transport, envelope, codec.encode(envelope))
-                del envelope, routing_key  # as below
-                return await publishing
-            message = codec.encode(envelope, with_digest=self._with_digest)
-            dedup = _CHECKED if self._transport_tells or not _may_be_known(envelope) else _SKIPPED
-            _remember_attempt(envelope)
-            # Not kept while this waits: with a thousand in flight that takes 2 of 20 microseconds an event off.
-            del envelope, routing_key
-            receipt = await self._accept(transport, message)
-            return PublishResult(message.event_id, _status(receipt), _DISABLED, dedup)
+            publishing = acceptor.publish(envelope)
+            del envelope, routing_key  # it keeps the envelope no longer than it must
+            return await publishing
         finally:
             self._ended()
 
@@ -297,10 +246,12 @@ class Publisher:
         Return one result or error for each, in order; one that fails does not stop the others. An id that
         stands in the list again is published after the rest, as if by itself.
         """
-        transport = self.transport
+        acceptor = self._acceptor
+        if acceptor is None or self._transport is None:
+            raise _not_open()
         self._under_way += 1
         try:
-            return await self._publish_many(transport, events)
+            return await acceptor.publish_many(events)
         finally:
             self._ended()
 
@@ -338,222 +289,6 @@ class Publisher:
         if not self._under_way and self._all_ended is not None and not self._all_ended.done():
             self._all_ended.set_result(None)
 
-    async def _accept(self, transport: Transport, message: Message) -> Receipt | None:
-        """Return the receipt, or None: the event is in the outbox. Raises as `publish`."""
-        forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
-        if forwarder.is_diverting:
-            await forwarder.keep(message)
-            return None
-        try:
-            return await transport.publish(message, timeout_seconds=self._publish_timeout_seconds)
-        except UNDECIDED as error:
-            return await forwarder.recover(message, error)
 
-    async def _publish_tracked(
-        self, transport: Transport, envelope: EventEnvelope[Any], message: Message
-    ) -> PublishResult:
-        deduplicator = self._deduplicator
-        if deduplicator is None:
-            link = codec.link_of(envelope, message.digest)
-            del envelope
-            return await self._accept_and_record(transport, message, link, _CHECKED)
-        event_id = message.event_id
-        await deduplicator.begin(event_id)
-        try:
-            # Asked in here: another task may have been publishing this very object.
-            is_claimed, dedup = _may_be_known(envelope), _CHECKED
-            if is_claimed:
-                verdict = await deduplicator.claim(message)
-                if verdict is None:
-                    return PublishResult(event_id, _DUPLICATE, Lineage.RECORDED)
-                dedup = verdict
-            _remember_attempt(envelope)
-            link = codec.link_of(envelope, message.digest)
-            del envelope
-            try:
-                return await self._accept_and_record(transport, message, link, dedup)
-            except BloodbankError:
-                if is_claimed:
-                    await deduplicator.release([event_id])
-                raise
-        finally:
-            deduplicator.end(event_id)
-
-    async def _accept_and_record(
-        self, transport: Transport, message: Message, link: Link, dedup: Dedup
-    ) -> PublishResult:
-        receipt = await self._accept(transport, message)
-        try:
-            recorded = self._tracker_to_record().enqueue(link)
-        except NotOpen:
-            # Closed while it was on its way: it is on the bus, and that is what the answer must say.
-            return PublishResult(message.event_id, _status(receipt), Lineage.DEFERRED, dedup)
-        return PublishResult(message.event_id, _status(receipt), await recorded, dedup)
-
-    def _tracker_to_record(self) -> CorrelationTracker:
-        if self._tracker is None:
-            raise NotOpen("The publisher was closed.")
-        return self._tracker
-
-    async def _publish_many(
-        self, transport: Transport, events: Sequence[EventEnvelope[Any]]
-    ) -> list[PublishResult | BloodbankError]:
-        answers: dict[int, PublishResult | BloodbankError] = {}
-        first: dict[UUID, int] = {}
-        for place, event in enumerate(events):
-            first.setdefault(event.event_id, place)
-        places = list(first.values())
-        if len(places) <= SLICE:
-            await self._publish_slice(transport, events, places, answers)
-        else:
-            async with asyncio.TaskGroup() as group:
-                for start in range(0, len(places), SLICE):
-                    group.create_task(self._publish_slice(transport, events, places[start : start + SLICE], answers))
-                    # It is on its way before the next is serialised, and others get their turn.
-                    await asyncio.sleep(0)
-        # Ids that stand here again, or that somebody else publishes at this moment.
-        for place, event in enumerate(events):
-            if place not in answers:
-                try:
-                    answers[place] = await self.publish(event)
-                except BloodbankError as error:
-                    answers[place] = error
-        return [answers[place] for place in range(len(events))]
-
-    async def _publish_slice(
-        self,
-        transport: Transport,
-        events: Sequence[EventEnvelope[Any]],
-        places: Sequence[int],
-        answers: dict[int, PublishResult | BloodbankError],
-    ) -> None:
-        """Publish the events in some places, each with an id of its own; add their answers.
-
-        Those whose id is being published by somebody else get none.
-        """
-        messages: dict[int, Message] = {}
-        encoded_bytes = 0
-        for place in places:
-            try:
-                message = messages[place] = codec.encode(events[place], with_digest=self._with_digest)
-            except InvalidEvent as error:
-                answers[place] = error
-                continue
-            encoded_bytes += len(message.body)
-            if encoded_bytes > ENCODED_AT_ONCE_BYTES:
-                # Many large events take seconds, and others wait for the event loop.
-                encoded_bytes = 0
-                await asyncio.sleep(0)
-        deduplicator = self._deduplicator
-        if deduplicator is None:
-            await self._send_many(transport, events, messages, answers, {})
-            return
-        free = set(deduplicator.begin_free(message.event_id for message in messages.values()))
-        messages = {place: message for place, message in messages.items() if message.event_id in free}
-        try:
-            dedup = await self._claim_known(deduplicator, events, messages, answers)
-            await self._send_many(transport, events, messages, answers, dedup)
-            failed = [place for place in dedup if place in messages and not isinstance(answers[place], PublishResult)]
-            if failed:
-                await deduplicator.release([messages[place].event_id for place in failed])
-        finally:
-            for event_id in free:
-                deduplicator.end(event_id)
-
-    async def _claim_known(
-        self,
-        deduplicator: Deduplicator,
-        events: Sequence[EventEnvelope[Any]],
-        messages: dict[int, Message],
-        answers: dict[int, PublishResult | BloodbankError],
-    ) -> dict[int, Dedup]:
-        """Claim the ids that may be known; return for each that may be published whether it was looked up.
-
-        Events that are on the bus already are answered, and taken out of what is to be sent; taken out too are those
-        that another process publishes at this moment.
-        """
-        suspects = [place for place in messages if _may_be_known(events[place])]
-        claimed = await deduplicator.claim_many([messages[place] for place in suspects])
-        if claimed is None:
-            return dict.fromkeys(suspects, _SKIPPED)
-        dedup: dict[int, Dedup] = {}
-        for place, claim in zip(suspects, claimed, strict=True):
-            if claim.state is ClaimState.HELD:
-                del messages[place]
-                continue
-            try:
-                known = is_duplicate(messages[place], claim)
-            except EventConflict as error:
-                answers[place] = error
-                del messages[place]
-                continue
-            if known:
-                answers[place] = PublishResult(messages.pop(place).event_id, _DUPLICATE, Lineage.RECORDED)
-            else:
-                dedup[place] = _CHECKED
-        return dedup
-
-    async def _send_many(
-        self,
-        transport: Transport,
-        events: Sequence[EventEnvelope[Any]],
-        messages: Mapping[int, Message],
-        answers: dict[int, PublishResult | BloodbankError],
-        dedup: Mapping[int, Dedup],
-    ) -> None:
-        if not messages:
-            return
-        if not self._tracking and not self._transport_tells:
-            dedup = {place: _SKIPPED for place in messages if _may_be_known(events[place])}
-        for place in messages:
-            _remember_attempt(events[place])
-        outcomes = await self._accept_many(transport, list(messages.values()))
-        accepted: dict[int, Receipt | None] = {}
-        for place, outcome in zip(messages, outcomes, strict=True):
-            if isinstance(outcome, BloodbankError):
-                answers[place] = outcome
-            else:
-                accepted[place] = outcome
-        lineages = await self._record([codec.link_of(events[p], messages[p].digest) for p in accepted])
-        for (place, receipt), lineage in zip(accepted.items(), lineages, strict=True):
-            event_id = messages[place].event_id
-            answers[place] = PublishResult(event_id, _status(receipt), lineage, dedup.get(place, _CHECKED))
-
-    async def _accept_many(
-        self, transport: Transport, messages: Sequence[Message]
-    ) -> Sequence[Receipt | BloodbankError | None]:
-        forwarder = cast("Forwarder", self._forwarder)  # made when it was opened
-        if forwarder.is_diverting:
-            return await forwarder.keep_many(messages)
-        try:
-            outcomes = await transport.publish_many(messages, timeout_seconds=self._publish_timeout_seconds)
-        except NotOpen as error:
-            # Closed meanwhile, or else each message would have an answer of its own.
-            outcomes = [error] * len(messages)
-        if all(isinstance(outcome, Receipt) for outcome in outcomes):
-            return outcomes
-        return await forwarder.recover_many(messages, outcomes)
-
-    async def _record(self, links: Sequence[Link]) -> Sequence[Lineage]:
-        if not self._tracking:
-            return [_DISABLED] * len(links)
-        try:
-            return await self._tracker_to_record().record_many(links)
-        except NotOpen:
-            # Closed while these were on their way: they are on the bus, and that is what the answer must say.
-            return [Lineage.DEFERRED] * len(links)
-
-
-def _may_be_known(envelope: EventEnvelope[Any]) -> bool:
-    # An id that pydantic made for this very object cannot be on the bus before the first try to publish it.
-    return "event_id" in envelope.model_fields_set
-
-
-def _remember_attempt(envelope: EventEnvelope[Any]) -> None:
-    envelope.__pydantic_fields_set__.add("event_id")
-
-
-def _status(receipt: Receipt | None) -> Status:
-    if receipt is None:
-        return _QUEUED
-    return _DUPLICATE if receipt.duplicate else _PUBLISHED
+def _not_open() -> NotOpen:
+    return NotOpen("The publisher is not open. Use it inside 'async with', or call start() first.")

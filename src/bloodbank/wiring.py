@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bloodbank._redis_url import Servers, redis_servers
 from bloodbank._sqlite import Database
 from bloodbank.breaker import CircuitBreaker
 from bloodbank.config import Settings, redact_url
@@ -63,7 +64,12 @@ def _transport(settings: Settings, database: Database) -> Transport:
 
 
 def _tracker(settings: Settings, database: Database, journal: Journal | None) -> CorrelationTracker:
-    if settings.redis_address() is not None:
+    if (address := settings.redis_address()) is not None:
+        servers = redis_servers(address)
+        if servers is not None and servers.kind is Servers.CLUSTER:
+            from bloodbank.stores.redis_cluster import RedisClusterStore  # noqa: PLC0415, as above
+
+            return build_tracker(settings, RedisClusterStore(settings), journal=journal)
         from bloodbank.stores.redis import RedisStore  # noqa: PLC0415, as above
 
         return build_tracker(settings, RedisStore(settings), journal=journal)
@@ -108,5 +114,11 @@ def describe(settings: Settings, *, tracking: bool) -> dict[str, str]:
     redis = settings.redis_address()
     return {
         "transport": f"RabbitMQ at {redact_url(rabbit.get_secret_value())}" if rabbit else f"embedded log in {file}",
-        "store": "off" if not tracking else f"Redis at {redact_url(redis)}" if redis else f"SQLite in {file}",
+        "store": "off" if not tracking else _redis_name(redis) if redis else f"SQLite in {file}",
     }
+
+
+def _redis_name(address: str) -> str:
+    servers = redis_servers(address)
+    kind = "" if servers is None else " Cluster" if servers.kind is Servers.CLUSTER else " behind Sentinels"
+    return f"Redis{kind} at {redact_url(address)}"

@@ -1,5 +1,6 @@
 """Version 2 path: `from event_producers.rabbit import Publisher`."""
 
-from bloodbank.publisher import Publisher, PublishResult
+from bloodbank.acceptance import PublishResult
+from bloodbank.publisher import Publisher
 
 __all__ = ["PublishResult", "Publisher"]

@@ -17,6 +17,11 @@ OPERATIONS = [
     for path, operations in DESCRIPTION["paths"].items()
     for method, operation in operations.items()
 ]
+PUBLISHING = [
+    (path, operation)
+    for method, path, operation in OPERATIONS
+    if method == "POST" and not path.startswith("/outbox")  # those take no body
+]
 
 
 def _references(part: Any) -> Iterator[str]:
@@ -52,11 +57,10 @@ def test_every_error_that_is_described_is_a_problem() -> None:
 
 
 def test_every_route_that_publishes_describes_its_body_with_examples() -> None:
-    for method, path, operation in OPERATIONS:
-        if method == "POST":
-            content = operation["requestBody"]["content"]["application/json"]
-            assert content["schema"], path
-            assert content["examples"], path
+    for path, operation in PUBLISHING:
+        content = operation["requestBody"]["content"]["application/json"]
+        assert content["schema"], path
+        assert content["examples"], path
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -71,9 +75,7 @@ def test_only_what_is_always_open_says_that_no_key_is_needed() -> None:
 
 async def test_every_example_of_a_body_is_accepted(tmp_path: Any) -> None:
     async with api(tmp_path, fireflies_allow_unsigned=True) as client:
-        for method, path, operation in OPERATIONS:
-            if method != "POST":
-                continue
+        for path, operation in PUBLISHING:
             for name, example in operation["requestBody"]["content"]["application/json"]["examples"].items():
                 response = await client.post(path.format(event_type="invoice.paid"), json=example["value"])
                 assert response.is_success, (path, name, response.text)

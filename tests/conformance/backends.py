@@ -23,11 +23,13 @@ from bloodbank._sqlite import Database
 from bloodbank.config import Settings
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.stores.redis import RedisStore
+from bloodbank.stores.redis_cluster import RedisClusterStore
 from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports.base import Transport
 from bloodbank.transports.embedded import EmbeddedTransport
 from bloodbank.transports.rabbit import RabbitTransport
 from tests.servers.process import Server
+from tests.servers.redis_cluster import RedisCluster
 
 LEASE_SECONDS = 1.5
 OF_PROCESSES = ("embedded", pytest.param("rabbit", marks=pytest.mark.rabbit))
@@ -100,7 +102,7 @@ def _hold(reached: threading.Event, released: threading.Event) -> None:
 
 
 class StoppedServer(Interruptible):
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server | RedisCluster) -> None:
         self._server = server
 
     async def stop(self) -> None:
@@ -172,6 +174,11 @@ def redis_index(server: Server, *, read_by_levels: bool = False) -> Index:
     return Index(description, StoppedServer(server))
 
 
+def redis_cluster_index(cluster: RedisCluster) -> Index:
+    description = {"backend": "redis cluster", "url": cluster.url, "prefix": f"test-{uuid4().hex[:16]}"}
+    return Index(description, StoppedServer(cluster))
+
+
 def make_transport(description: dict[str, Any]) -> Transport:
     if description["backend"] == "rabbit":
         return RabbitTransport(
@@ -193,4 +200,12 @@ def make_store(description: dict[str, Any]) -> CorrelationStore:
     if description["backend"] == "redis":
         settings = Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"])
         return RedisStore(settings, read_by_levels=description["read_by_levels"])
+    if description["backend"] == "redis cluster":
+        settings = Settings(
+            _env_file=None,
+            redis_url=description["url"],
+            redis_prefix=description["prefix"],
+            redis_replica_seconds=5.0,  # a busy machine is no reason to take a replica for dead
+        )
+        return RedisClusterStore(settings)
     return SqliteStore(Database(Path(description["path"]), busy_seconds=0.3))

@@ -17,6 +17,7 @@ from tests.conformance.backends import (
     MemoryBus,
     embedded_bus,
     rabbit_bus,
+    redis_cluster_index,
     redis_index,
     sqlite_index,
 )
@@ -46,10 +47,13 @@ async def transport(bus: Bus) -> AsyncIterator[Transport]:
         "sqlite",
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("redis by levels", marks=pytest.mark.redis),
+        pytest.param("redis cluster", marks=pytest.mark.redis),
     ]
 )
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
     """An index that nobody else uses."""
+    if request.param == "redis cluster":
+        return redis_cluster_index(request.getfixturevalue("redis_cluster"))
     if request.param != "sqlite":
         server = request.getfixturevalue("redis_server")
         return redis_index(server, read_by_levels=request.param == "redis by levels")

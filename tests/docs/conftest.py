@@ -43,9 +43,12 @@ class Place:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Place]:
-    """Run `bb serve` as a process of its own, whose bus and port the environment of the place names too."""
-    env = environment(folder) | {"HTTP_PORT": str(free_port())}
+def serving(folder: Path, **variables: str) -> Iterator[Place]:
+    """Run `bb serve` as a process of its own, whose bus and port the environment of the place names too.
+
+    variables: further ones of its environment.
+    """
+    env = environment(folder) | {"HTTP_PORT": str(free_port())} | variables
     port = int(env["HTTP_PORT"])
     log = folder / "serve.log"
     process = OwnedProcess(["bb", "serve"], env=env, cwd=folder, log=log)

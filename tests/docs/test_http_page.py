@@ -19,7 +19,7 @@ def test_routes_are_those_of_the_server() -> None:
     }
     assert len(served) >= 17
     table = HTTP.read_text().partition("## Routes\n")[2].partition("\n\nThe routes")[0]
-    assert set(re.findall(r"`((?:GET|POST) [^`?]+)`", table)) == served
+    assert set(re.findall(r"`((?:GET|POST|DELETE) [^`?]+)`", table)) == served
 
 
 def test_problem_codes_are_those_of_the_server() -> None:

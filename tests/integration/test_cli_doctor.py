@@ -105,7 +105,7 @@ def test_a_server_is_examined_from_afar() -> None:
         server.start()
         code, checks = _doctor(BLOODBANK_URL=server.url, BLOODBANK_KEY=KEY)
         assert (code, _problems(checks)) == (0, set())
-        assert set(checks) == {"settings", "server", "broker", "store", "clock"}
+        assert set(checks) == {"settings", "server", "broker", "store", "outbox", "clock"}
         code, checks = _doctor(BLOODBANK_URL=server.url)
         assert (code, _problems(checks)) == (3, {"key"})
         assert "BLOODBANK_KEY" in checks["key"]["remedy"]

@@ -338,8 +338,8 @@ class TestRefusedLinks:
                 calls = picky.calls
                 tracker._healing.wake()
                 await eventually(lambda calls=calls: picky.calls >= calls + FAILURES_A_LOOK)
+            await eventually(lambda: "takes none of it" in caplog.text)
             assert (tracker.journalled, tracker.set_aside_total) == (len(lost), 0)
-            assert "takes none of it" in caplog.text
             picky.refuses_all = False
             tracker._healing.wake()
             await eventually(lambda: tracker.journalled == 0)

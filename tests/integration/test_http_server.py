@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.servers.api import ApiServer
 from tests.servers.process import wait_until
+from tests.servers.rabbit import RabbitServer
 
 SERVE = ("-c", "from bloodbank.config import load_settings as l; from bloodbank.http.server import serve; serve(l())")
 KEY, SECRET = "a-key-that-nobody-may-see", "a-secret-nobody-may-see"
@@ -59,8 +62,7 @@ def test_a_request_under_way_is_finished_before_it_ends(server: ApiServer) -> No
 
 
 def test_a_request_that_never_ends_does_not_keep_it_from_ending() -> None:
-    impatient = f"import bloodbank.http.server as s; s.SHUTDOWN_SECONDS = 1; {SERVE[1]}"
-    server = ApiServer(("-c", impatient))
+    server = ApiServer(SERVE, BLOODBANK_STOP_TIMEOUT_SECONDS="1")
     try:
         server.start()
         head = (
@@ -74,6 +76,58 @@ def test_a_request_that_never_ends_does_not_keep_it_from_ending() -> None:
             assert "Finished server process" in server.log.read_text()
     finally:
         server.close()
+
+
+def test_readiness_fails_first_and_events_are_taken_until_the_delay_is_over() -> None:
+    server = ApiServer(SERVE, BLOODBANK_STOP_DELAY_SECONDS="3")
+    try:
+        server.start()
+        with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as client:
+            assert client.get("/readyz").json()["stopping"] is False
+            stopping = threading.Thread(target=server.stop)
+            stopping.start()
+            wait_until(lambda: client.get("/readyz").status_code == 503, seconds=10, what="readiness fails")
+            ready = client.get("/readyz").json()
+            assert (ready["ready"], ready["stopping"], ready["transport"]["ok"]) == (False, True, True)
+            assert client.get("/livez").status_code == 200
+            assert client.post("/events/a.b", json={}).status_code == 201
+        stopping.join()
+        assert "Finished server process" in server.log.read_text()
+    finally:
+        server.close()
+
+
+@pytest.mark.rabbit
+def test_a_publish_under_way_when_it_is_told_to_end_is_answered_and_kept(rabbit_server: RabbitServer) -> None:
+    settings = {"RABBIT_URL": rabbit_server.url, "EXCHANGE_NAME": f"test{uuid4().hex[:12]}.events.v1"}
+    server = ApiServer(SERVE, **settings, BLOODBANK_PUBLISH_TIMEOUT_SECONDS="3")
+    try:
+        server.start()
+        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client, ThreadPoolExecutor(8) as threads:
+            assert client.post("/events/a.b", json={}).status_code == 201
+            rabbit_server.freeze()
+            publishing = [threads.submit(client.post, "/events/a.b", json={"n": number}) for number in range(8)]
+            wait_until(lambda: _sent(server) >= 8, seconds=10, what="the requests are in the server's hands")
+            server.stop()
+            answers = [one.result() for one in publishing]
+            assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(202, "queued")}
+            assert "Finished server process" in server.log.read_text()
+        rabbit_server.thaw()
+        server.start()
+        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+            empty = {"waiting": 0}.items()
+            wait_until(lambda: empty <= client.get("/readyz").json()["outbox"].items(), seconds=60, what="it is empty")
+            for answer in answers:
+                assert client.get(answer.headers["location"]).status_code == 200
+    finally:
+        server.close()
+
+
+def _sent(server: ApiServer) -> int:
+    """Return how many connections the server has accepted, as the kernel lists them (Linux)."""
+    local = f"0100007F:{server.port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1] == local and row[3] == "01" for row in rows)
 
 
 CHUNKED = b"POST /events/a.b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"

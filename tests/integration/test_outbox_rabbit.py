@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from bloodbank import (
     TransportUnavailable,
     create_envelope,
 )
+from bloodbank._sqlite import Database
 from bloodbank.deduplication import Dedup
 from bloodbank.errors import NotOpen, OutboxFull, PublishUnknown
+from bloodbank.outbox import Outbox
 from tests.integration.rabbit_bus import PATIENCE_SECONDS, through
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbit import RabbitServer
@@ -237,6 +240,44 @@ async def test_a_full_outbox_is_an_error_and_no_loss(rabbit_server: RabbitServer
         await _emptied(publisher)
         assert await _logged(publisher) == accepted
         await _until_published(publisher)
+
+
+async def test_an_outbox_that_cannot_be_written_does_not_refuse_what_the_broker_takes(
+    rabbit_server: RabbitServer, settings: Settings, tmp_path: Path
+) -> None:
+    settings = _again(settings, publish_timeout_seconds=1.0)
+    file = tmp_path / "locked.db"
+    async with (
+        Outbox(Database(file, busy_seconds=0.1), limit_bytes=settings.outbox_limit_bytes) as outbox,
+        Publisher(settings, outbox=outbox) as publisher,
+    ):
+        rabbit_server.freeze()
+        try:
+            kept = await publisher.publish(create_envelope("a.b", {}))
+            assert kept.status is Status.QUEUED
+            # As a disk that is full: nothing can be added, and nothing removed.
+            other = sqlite3.connect(file, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            event = create_envelope("a.b", {})
+            with pytest.raises((PublishUnknown, TransportUnavailable), match=r"locked\.db"):
+                await publisher.publish(event)
+        finally:
+            rabbit_server.thaw()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                try:
+                    result = await publisher.publish(event)
+                except (PublishUnknown, TransportUnavailable):
+                    continue
+                break
+        assert result.status is Status.PUBLISHED
+        [together] = await publisher.publish_many([create_envelope("a.b", {})])
+        assert isinstance(together, PublishResult)
+        assert together.status is Status.PUBLISHED
+        other.execute("ROLLBACK")
+        other.close()
+        await _emptied(publisher)
+        assert {kept.event_id, event.event_id, together.event_id} <= set(await _logged(publisher))
 
 
 async def test_what_the_broker_refuses_for_good_is_set_aside_and_blocks_no_other(tmp_path: Path) -> None:

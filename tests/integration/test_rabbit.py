@@ -27,6 +27,7 @@ from bloodbank.errors import (
     TransportUnavailable,
 )
 from bloodbank.transports.base import Message, Receipt
+from bloodbank.transports.rabbit import RabbitTransport
 from tests.integration.rabbit_bus import (
     eventually,
     logged,
@@ -159,6 +160,48 @@ async def test_an_event_that_is_too_large_is_rejected_alone(strict_broker: Stric
         event = message()
         await transport.publish(event, timeout_seconds=5)
         assert await transport.get(event.event_id) == event
+
+
+async def settled_in_the_end(transport: RabbitTransport, events: list[Message]) -> dict[UUID, Receipt | BloodbankError]:
+    """Publish; what is unknown is sent again, as long as that brings anything."""
+    settled: dict[UUID, Receipt | BloodbankError] = {}
+    while events:
+        answers = await transport.publish_many(events, timeout_seconds=10)
+        unknown: list[Message] = []
+        for event, answer in zip(events, answers, strict=True):
+            if isinstance(answer, (PublishUnknown, TransportUnavailable)):
+                unknown.append(event)
+            else:
+                settled[event.event_id] = answer
+        assert len(unknown) < len(events), "each round settles something"
+        events = unknown
+    return settled
+
+
+async def test_one_bad_event_among_many_is_the_only_one_to_blame(strict_broker: StrictBroker, exchange: str) -> None:
+    async with transport_at(strict_broker.url, exchange) as transport:
+        bad = Message(ids.new_event_id(), "llm.prompt", b"x" * 20_000)
+        good = [message(number) for number in range(499)]
+        answers = await settled_in_the_end(transport, [*good[:250], bad, *good[250:]])
+        assert isinstance(answers.pop(bad.event_id), PublishRejected)
+        assert {type(answer) for answer in answers.values()} == {Receipt}
+        assert {event.event_id for event in await logged(transport)} == {event.event_id for event in good}
+
+
+async def test_an_exchange_that_the_user_may_not_write_to_rejects_all_and_not_one_by_one(
+    rabbit_server: RabbitServer, exchange: str
+) -> None:
+    user = f"user{uuid4().hex[:8]}"
+
+    def create_user() -> None:
+        rabbit_server.ctl("add_user", user, "secret")
+        rabbit_server.ctl("set_permissions", user, ".*", f"^(?!{exchange}$).*", ".*")
+
+    await run_sync(create_user)
+    async with transport_at(f"amqp://{user}:secret@127.0.0.1:{rabbit_server.port}/", exchange) as transport:
+        for _ in range(2):
+            answers = await transport.publish_many([message(number) for number in range(50)], timeout_seconds=10)
+            assert {type(answer) for answer in answers} == {PublishRejected}
 
 
 async def test_a_body_is_split_as_the_broker_demands(strict_broker: StrictBroker, exchange: str) -> None:

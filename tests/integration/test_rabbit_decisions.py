@@ -22,7 +22,7 @@ from bloodbank.errors import ConfigurationError, InvalidQuery, NotOpen, Transpor
 from bloodbank.transports import _amqp
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._rabbit_log import Start
-from bloodbank.transports._rabbit_publishing import is_refused
+from bloodbank.transports._rabbit_publishing import Sent, refused
 from bloodbank.transports.base import Message
 from bloodbank.transports.rabbit import RabbitTransport
 
@@ -83,22 +83,31 @@ def test_the_reason_of_the_broker_is_told() -> None:
     assert _amqp.explain(error) == ("the user lacks a permission (ACCESS_REFUSED - access to exchange 'x' refused)")
 
 
+TOO_LARGE = "message size 2000 is larger than configured max size 1000"
+TOPIC = "access to topic 'a.b' in exchange 'e' in vhost '/' refused for user 'u'"
+EXCHANGE = "access to exchange 'e' in vhost '/' refused for user 'u'"
+DEFAULT = "access to exchange 'amq.default' in vhost '/' refused for user 'u'"
+
+
 @pytest.mark.parametrize(
-    ("reason", "routing_key", "size", "alone", "refused"),
+    ("reason", "is_new", "sent", "meant"),
     [
-        ("message size 2000 is larger than configured max size 1000", "a.b", 2000, False, True),
-        ("message size 2000 is larger than configured max size 1000", "a.b", 900, False, False),
-        ("message size 2000 is larger than configured max size 1000", "a.b", 900, True, False),
-        ("access to topic 'a.b' in exchange 'e' in vhost '/' refused for user 'u'", "a.b", 1, False, True),
-        ("access to topic 'a.b' in exchange 'e' in vhost '/' refused for user 'u'", "a.c", 1, True, False),
-        ("access to exchange 'e' in vhost '/' refused for user 'u'", "a.b", 1, True, True),
-        ("access to exchange 'e' in vhost '/' refused for user 'u'", "a.b", 1, False, False),
+        (TOO_LARGE, False, [("e", "a.b", 900), ("e", "a.b", 2000), ("e", "a.b", 1000)], {1}),
+        (TOO_LARGE, True, [("e", "a.b", 900)], set()),
+        (TOPIC, False, [("e", "a.c", 1), ("e", "a.b", 1), ("e", "a.c", 1)], {1}),
+        (TOPIC, True, [("e", "a.c", 1)], set()),
+        (EXCHANGE, True, [("e", "a.b", 1)] * 3, {0, 1, 2}),
+        (EXCHANGE, False, [("e", "a.b", 1)] * 3, {2}),
+        (EXCHANGE, True, [("e", "a.b", 1), ("amq.default", "a.b", 1)], {0}),
+        (DEFAULT, True, [("e", "a.b", 1), ("amq.default", "a.b", 1)], {1}),
+        ("something else", True, [("e", "a.b", 1)], {0}),
+        ("something else", True, [("e", "a.b", 1)] * 2, set()),
     ],
 )
 def test_a_refusal_is_blamed_on_the_message_it_means(
-    reason: str, routing_key: str, size: int, alone: bool, refused: bool
+    reason: str, is_new: bool, sent: list[tuple[str, str, int]], meant: set[int]
 ) -> None:
-    assert is_refused(reason, routing_key, b"x" * size, alone=alone) is refused
+    assert refused(reason, [Sent(*one) for one in sent], is_new=is_new) == meant
 
 
 @given(st.floats(min_value=0, max_value=wire.LONGEST_RETRY_SECONDS))

@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 from bloodbank.config import Settings
 from bloodbank.errors import NotOpen, StoreFormatError, StoreUnavailable
 from bloodbank.ids import new_event_id
+from bloodbank.stores._redis_calls import LINKS_PER_SCRIPT
 from bloodbank.stores._redis_reading import EVENTS_PER_ROUND_TRIP
 from bloodbank.stores.base import Direction, Link
-from bloodbank.stores.redis import LINKS_PER_SCRIPT, MAX_CONNECTIONS, RedisStore
+from bloodbank.stores.redis import MAX_CONNECTIONS, RedisStore
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -217,6 +218,8 @@ async def test_a_full_server_is_unavailable_and_keeps_no_half_event(own_server: 
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await store.record([link(child, [parent])])
         assert await store.nodes([child, parent]) == {}
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await store.check()
 
 
 async def test_a_script_that_the_server_forgot_is_loaded_again(store: RedisStore, client: Redis) -> None:

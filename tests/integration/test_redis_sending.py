@@ -16,8 +16,9 @@ from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.config import Settings
 from bloodbank.errors import StoreUnavailable
 from bloodbank.ids import new_event_id
+from bloodbank.stores._redis_calls import LINKS_PER_SCRIPT
 from bloodbank.stores.base import Direction, Sender
-from bloodbank.stores.redis import LINKS_PER_SCRIPT, RedisStore
+from bloodbank.stores.redis import RedisStore
 from tests.integration.test_redis import link, new_ids, settings
 from tests.servers.proxy import TcpProxy
 from tests.servers.redis import RedisServer

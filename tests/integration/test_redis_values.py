@@ -149,7 +149,7 @@ def test_each_exception_of_the_driver_has_a_meaning(kind: type[Exception]) -> No
         (exceptions.OutOfMemoryError("OOM command not allowed"), "maxmemory"),
         (exceptions.ReadOnlyError("READONLY You can't write"), "primary"),
         (exceptions.BusyLoadingError("LOADING"), "when that is over"),
-        (exceptions.MovedError("12182 10.0.0.1:6381"), "standalone"),
+        (exceptions.MovedError("12182 10.0.0.1:6381"), "redis+cluster"),
         (exceptions.ConnectionError("Error 111 connecting"), "Error 111 connecting. Start it"),
         (exceptions.ResponseError("ERR unknown command"), "ERR unknown command"),
         (TimeoutError(), "no answer in time"),

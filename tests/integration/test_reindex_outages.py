@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -21,6 +22,8 @@ from bloodbank.events.registry import utc_now
 from bloodbank.ids import new_event_id
 from bloodbank.reindex import Progress, reindex
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports.base import LogEntry, Message
+from bloodbank.transports.embedded import EmbeddedTransport
 from tests.conformance.backends import DATABASE_FILE, Bus, embedded_bus, rabbit_bus, redis_index
 from tests.servers.process import Server
 from tests.servers.rabbit import RabbitServer
@@ -73,6 +76,33 @@ class _KillOnce:
         async with asyncio.timeout(DEADLINE_SECONDS), asyncio.TaskGroup() as group:
             group.create_task(mend())
             yield
+
+
+class _BreaksOnce(EmbeddedTransport):
+    """A log that breaks off at the tenth entry, once; by then it has grown."""
+
+    grown = False
+
+    async def read_log(
+        self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[LogEntry]:
+        async for entry in super().read_log(after=after, since=since, follow=follow):
+            if entry.position == 10 and not self.grown:
+                self.grown = True
+                for _ in range(5):
+                    await self.publish(Message(new_event_id(), "late.message", b"?"), timeout_seconds=10)
+                raise TransportUnavailable("The log is gone for a moment.")
+            yield entry
+
+
+async def test_after_an_outage_the_run_still_ends_where_the_log_ended_when_it_began(tmp_path: Path) -> None:
+    ids = await _publish_chain(embedded_bus(tmp_path), 60)
+    database = Database(tmp_path / DATABASE_FILE)
+    broken = _BreaksOnce(database, retention_seconds=86_400, lease_seconds=30, poll_seconds=0.02)
+    async with broken as transport, _sqlite_tracker(tmp_path) as tracker:
+        result = await reindex(transport, tracker, SETTINGS)
+        await _assert_complete(tracker, ids)
+    assert (broken.grown, result.entries, result.position, result.last_position) == (True, 60, 60, 60)
 
 
 @pytest.mark.rabbit

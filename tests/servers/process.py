@@ -67,6 +67,11 @@ class OwnedProcess:
         )
 
     @property
+    def pid(self) -> int:
+        """Id of the process, which is that of its group and session too."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
@@ -109,6 +114,11 @@ class Server:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process, or None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.running else None
 
     def start(self) -> None:
         """Start and return when it answers. Nothing happens when it runs already."""

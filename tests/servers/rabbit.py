@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,17 +32,19 @@ class PortMapper:
     def __init__(self) -> None:
         self.port = free_port()
         self._program = find_program("epmd", install=INSTALL)
+        self._starting = threading.Lock()
         self._process: OwnedProcess | None = None
 
     def start(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Start unless it runs; its log goes into the folder."""
-        if self._process is None:
-            self._process = OwnedProcess(
-                [self._program, "-address", "127.0.0.1", "-port", str(self.port)],
-                env=environment,
-                cwd=folder,
-                log=folder / "epmd.log",
-            )
+        """Start unless it runs; its log goes into the folder. Nodes may call this from several threads."""
+        with self._starting:
+            if self._process is None:
+                self._process = OwnedProcess(
+                    [self._program, "-address", "127.0.0.1", "-port", str(self.port)],
+                    env=environment,
+                    cwd=folder,
+                    log=folder / "epmd.log",
+                )
 
     def close(self) -> None:
         """End it. Idempotent."""
@@ -61,7 +64,6 @@ class RabbitServer(Server):
 
     def __init__(self, settings: str = "", *, mapper: PortMapper | None = None) -> None:
         self._server = find_program("rabbitmq-server", folders=FOLDERS, install=INSTALL)
-        self._control = find_program("rabbitmqctl", folders=FOLDERS, install=INSTALL)
         super().__init__()
         self._mapper = mapper or PortMapper()
         self._owns_mapper = mapper is None
@@ -77,8 +79,12 @@ class RabbitServer(Server):
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl on this node and return what it printed. Takes a second or two."""
+        return self.run("rabbitmqctl", *arguments)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of RabbitMQ's tools on this node, such as rabbitmq-queues, and return what it printed."""
         done = subprocess.run(
-            [self._control, "-n", self.node, *arguments],
+            [find_program(program, folders=FOLDERS, install=INSTALL), "-n", self.node, *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -86,7 +92,7 @@ class RabbitServer(Server):
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{program} {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
     def answers(self) -> bool:

@@ -42,7 +42,7 @@ class ClusterNode(RabbitServer):
         cookie.chmod(0o400)
 
     def power_cut(self) -> None:
-        """End at once (SIGKILL), without having anything written first: see `RabbitServer.kill` for what it can cost."""
+        """End at once (SIGKILL) and have nothing written before: see `RabbitServer.kill` for what that can cost."""
         Server.kill(self)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from bloodbank._rabbit_url import rabbit_nodes
+from bloodbank._redis_url import Servers, redis_servers
 from bloodbank.config import Scope, load_settings, redact_url, unknown_variables, variable_names
 from bloodbank.errors import ConfigurationError
 from bloodbank.publisher import Publisher
@@ -47,13 +49,13 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_JSON_DEPTH_LIMIT": ("8", 8, "201"),
     "BLOODBANK_PUBLISH_TIMEOUT_SECONDS": ("0.5", 0.5, "0"),
     "BLOODBANK_CONNECT_TIMEOUT_SECONDS": ("0.5", 0.5, "301"),
-    "BLOODBANK_CORRELATION_TIMEOUT_SECONDS": ("0.7", 0.7, "1.1"),
+    "BLOODBANK_CORRELATION_TIMEOUT_SECONDS": ("0.25", 0.25, "1.1"),
     "BLOODBANK_QUERY_TIMEOUT_SECONDS": ("0.5", 0.5, "nan"),
     "BLOODBANK_BREAKER_FAILURE_THRESHOLD": ("1", 1, "0"),
     "BLOODBANK_BREAKER_RESET_SECONDS": ("0.5", 0.5, "-1"),
     "BLOODBANK_TRACKER_QUEUE_LIMIT": ("5", 5, "0"),
     "BLOODBANK_TRACKER_BATCH_LIMIT": ("5", 5, "0"),
-    "BLOODBANK_JOURNAL_LIMIT": ("5", 5, "0"),
+    "BLOODBANK_JOURNAL_LIMIT": ("7", 7, "-1"),
     "BLOODBANK_LINEAGE_DEPTH_LIMIT": ("5", 5, "0"),
     "BLOODBANK_LINEAGE_NODE_LIMIT": ("5", 5, "1.5"),
     "BLOODBANK_PAGE_LIMIT": ("5", 5, "many"),
@@ -61,11 +63,14 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_LOG_RETENTION_DAYS": ("1.5", 1.5, "inf"),
     "BLOODBANK_LEASE_SECONDS": ("2", 2.0, "0.5"),
     "BLOODBANK_POLL_SECONDS": ("0.5", 0.5, "0"),
+    "BLOODBANK_REINDEX_PATIENCE_SECONDS": ("5", 5.0, "-1"),
     "BLOODBANK_REDIS_PREFIX": ("my-bus.1", "my-bus.1", "a:b"),
     "BLOODBANK_OUTBOX": ("off", "off", "maybe"),
     "BLOODBANK_OUTBOX_LIMIT_BYTES": ("2000000", 2_000_000, "1000"),
     "BLOODBANK_STOP_DELAY_SECONDS": ("5", 5.0, "-1"),
     "BLOODBANK_STOP_TIMEOUT_SECONDS": ("20", 20.0, "0"),
+    "BLOODBANK_REDIS_REPLICAS": ("2", 2, "6"),
+    "BLOODBANK_REDIS_REPLICA_SECONDS": ("0.1", 0.1, "0"),
     "BLOODBANK_LOG_LEVEL": ("DEBUG", "DEBUG", "LOUD"),
 }
 
@@ -207,15 +212,40 @@ def test_the_address_is_made_of_its_parts(parts: dict[str, Any], address: str) -
     ("url", "redacted"),
     [
         ("amqp://user:pass@h:5672/v", "amqp://h:5672/v"),
+        ("amqp://user:pass@a,[::1]:7,b:5673/v?heartbeat=9", "amqp://a:5672,[::1]:7,b:5673/v"),
+        ("amqps://user:pass@a/v, amqps://user:p%40ss@b/v", "amqps://a:5671,b:5671/v"),
+        ("amqp://user:pa,ss@a,b", "amqp://a:5672,b:5672"),
+        ("amqp://user:pass@a,,b/", "(not a URL)"),
         ("redis://:p%40ss@[::1]:6379/0?password=x#y", "redis://[::1]:6379/0"),
         ("redis://h", "redis://h"),
-        ("amqp://user:pa:ss@w0rd@h/", "amqp://h/"),
+        ("amqp://user:pa:ss@w0rd@h/", "amqp://h:5672/"),
         ("redis://:pw@h:port/", "(not a URL)"),
         ("redis://:pw@[h/", "(not a URL)"),
+        ("redis+sentinel://u:p%40ss@a:1,[::1]:2/main/3?sentinel_password=x", "redis+sentinel://a:1,[::1]:2/main/3"),
+        ("rediss+cluster://:pw@a,b:7000?ssl_cert_reqs=none", "rediss+cluster://a,b:7000"),
+        ("redis+cluster://:p@ss@a,b", "(not a URL)"),
+        ("redis+nothing://:pw@a", "(not a URL)"),
     ],
 )
 def test_a_redacted_url_has_no_credentials(url: str, redacted: str) -> None:
     assert redact_url(url) == redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes"),
+    [
+        ("amqp://h", ["amqp://h:5672"]),
+        ("amqps://u:p@h/v?x=y", ["amqps://u:p@h:5671/v?x=y"]),
+        (
+            "amqp://u:p,q@a,b:7,[::1]/v?x=1,2",
+            [f"amqp://u:p,q@{host}/v?x=1,2" for host in ("a:5672", "b:7", "[::1]:5672")],
+        ),
+        ("amqp://u:p@b/ , amqp://u:q@a,c/", ["amqp://u:p@b:5672/", "amqp://u:q@a:5672/", "amqp://u:q@c:5672/"]),
+        ("amqp://u:p@a, b,a:5672/", ["amqp://u:p@a:5672/", "amqp://u:p@b:5672/"]),
+    ],
+)
+def test_the_nodes_of_a_cluster_are_taken_from_one_url_or_from_several(url: str, nodes: list[str]) -> None:
+    assert rabbit_nodes(url) == nodes
 
 
 @pytest.mark.parametrize("key", ["ключ-ключ", "hush\nhush", "hush hush", " "])
@@ -272,10 +302,29 @@ def test_a_redis_host_given_to_a_publisher_wins_over_the_url_of_the_settings() -
         ("REDIS_HOST", "local host"),
         ("REDIS_URL", "redis://localhost:6379/first"),
         ("REDIS_URL", "redis://:s3cret#x@localhost/0"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@localhost:26379"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@localhost:26379/main/first"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@localhost:99999/main"),
+        ("REDIS_URL", "redis+sentinel://:s3cret@a,:s3cret@b/main"),
+        ("REDIS_URL", "redis+cluster://:s3cret@"),
+        ("REDIS_URL", "redis+cluster://:s3cret@a,,b"),
+        ("REDIS_URL", "redis+cluster://:s3cret@a,b/1"),
+        ("REDIS_URL", "redis+cluster://:s3cret@a?sentinel_password=s3cret"),
+        ("REDIS_URL", "redis+cluster://:s3cret#x@a"),
+        ("REDIS_URL", "redis+other://:s3cret@a"),
         ("RABBIT_URL", "amqp://a:s3cret@ss#w/d@localhost:1/"),
         ("RABBIT_URL", "amqp://a:s3cret/d@localhost:1/"),
         ("RABBIT_URL", "amqp://guest:s3cret@localhost:99999/"),
         ("RABBIT_URL", "http://guest:s3cret@localhost/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,,two/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one:5672,two:/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one:5672,two:0/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,[::1/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,t wo/"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one/a,amqp://guest:s3cret@two/b"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,amqps://guest:s3cret@two"),
+        ("RABBIT_URL", "amqp://guest:s3cret@one,http://guest:s3cret@two"),
         ("BLOODBANK_URL", "localhost:8682"),
     ],
 )
@@ -297,3 +346,17 @@ def test_a_redis_host_is_a_name_or_an_address(host: str, monkeypatch: pytest.Mon
 def test_the_level_of_the_log_may_be_written_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOODBANK_LOG_LEVEL", "debug")
     assert load_settings().log_level == "DEBUG"
+
+
+def test_a_url_names_several_servers() -> None:
+    sentinels = redis_servers("rediss+sentinel://me:p%40ss@a,[::1]:27000/main/3?sentinel_password=x&ssl_cert_reqs=none")
+    assert sentinels is not None
+    assert (sentinels.kind, sentinels.tls, sentinels.master, sentinels.database) == (Servers.SENTINEL, True, "main", 3)
+    assert sentinels.hosts == (("a", 26379), ("::1", 27000))
+    assert (sentinels.sentinel_username, sentinels.sentinel_password) == (None, "x")
+    assert sentinels.url_of("::1", 1) == "rediss://me:p%40ss@[::1]:1/3?ssl_cert_reqs=none"
+    cluster = redis_servers("redis+cluster://a:7000,b/0")
+    assert cluster is not None
+    assert (cluster.kind, cluster.hosts) == (Servers.CLUSTER, (("a", 7000), ("b", 6379)))
+    assert redis_servers("redis://a") is None
+    assert "p%40ss" not in repr(sentinels)

@@ -249,3 +249,14 @@ def test_what_was_kept_outlives_a_process_that_is_killed(file: Path) -> None:
             return {str(entry.event_id) for entry in await outbox.entries(limit=1_000_000)}
 
     assert set(told) <= asyncio.run(waiting())
+
+
+async def test_a_look_at_the_disk_leaves_nothing_behind(outbox: Outbox) -> None:
+    await outbox.check()
+    before = (await outbox.totals()).used_bytes
+    await outbox.keep(message(1))
+    for _ in range(5):
+        await outbox.check()
+    totals = await outbox.totals()
+    assert totals.waiting == 1
+    assert totals.used_bytes - before < 10_000

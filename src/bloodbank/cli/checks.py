@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import httpx
 import orjson
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from bloodbank.cli.remote import date_of, is_loopback
@@ -26,6 +25,7 @@ from bloodbank.event_log import EventLog
 from bloodbank.events import load_plugins
 from bloodbank.outbox import Outbox, describe_outbox
 from bloodbank.publisher import Publisher
+from bloodbank.stores.clock import redis_time
 from bloodbank.wiring import describe
 
 CLOCK_TOLERANCE_SECONDS = 5.0
@@ -139,8 +139,9 @@ async def check_outbox(outbox: Outbox) -> Check:
     """Say how much waits for the broker, and whether it refused something for good."""
     try:
         totals = await outbox.totals()
+        await outbox.check()
     except Unavailable as error:
-        return Check("outbox", str(error), "Let this user write to BLOODBANK_DATA_DIR.")
+        return Check("outbox", str(error), "Make room there and let this user write to BLOODBANK_DATA_DIR.")
     found = describe_outbox(totals)
     if totals.set_aside:
         return Check(
@@ -261,15 +262,9 @@ async def _newest_entry(settings: Settings, publisher: Publisher) -> datetime | 
 
 
 async def _redis_time(address: str, timeout_seconds: float) -> datetime | None:
-    client: Redis | None = None
     try:
-        client = Redis.from_url(address)  # pyright: ignore[reportUnknownMemberType], its options are untyped
         async with asyncio.timeout(timeout_seconds):
-            seconds, microseconds = await client.time()  # pyright: ignore[reportUnknownMemberType], as above
+            return await redis_time(address, timeout_seconds)
     except (RedisError, TimeoutError, OSError, TypeError, ValueError):
         # The line of the store has said so; that of the bus, where the URL has an option that nobody knows.
         return None
-    finally:
-        if client is not None:
-            await client.aclose()
-    return datetime.fromtimestamp(seconds + microseconds / 1e6, UTC)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bloodbank.cli import ask, doctor, events, publish, reindex
+from bloodbank.cli import ask, doctor, events, outbox, publish, reindex
 from bloodbank.cli.edge import ExitCode, at_edge, run_async
 
 app = typer.Typer(
@@ -85,6 +85,7 @@ app.add_typer(events.app, name="events", help="Read the events that the log keep
 app.command()(events.tail)
 app.command()(doctor.doctor)
 app.command()(reindex.reindex)
+app.add_typer(outbox.app, name="outbox")
 app.command()(demo)
 
 

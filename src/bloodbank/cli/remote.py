@@ -42,12 +42,17 @@ FIRST_UUID7 = datetime(2020, 1, 1, tzinfo=UTC)
 CLOCK_SKEW = timedelta(hours=1)
 """How far the clocks of hosts may lie apart."""
 
+OUTBOX = "/outbox"
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 RESULT = frozenset({"event_id", "status", "lineage"})
 ENVELOPE = frozenset({"event_id", "event_type", "payload"})
 GRAPH = frozenset({"focus", "nodes", "edges", "cycle", "truncated"})
 PAGE = frozenset({"items", "next"})
+OUTBOX_PAGE = frozenset({"on", "totals", "items", "next"})
+RETRIED = frozenset({"retried"})
+DROPPED = frozenset({"event_id", "dropped"})
 """Fields by which an answer of each kind is known as ours."""
 
 KINDS: Mapping[str, type[BloodbankError]] = {
@@ -148,6 +153,21 @@ class RemoteBus:
         """See `Bus.schema`."""
         return await self._ask("GET", f"/schemas/{quote(event_type, safe='')}", frozenset())
 
+    async def outbox_page(self, *, set_aside: bool | None, cursor: str | None, limit: int) -> Json:
+        """See `OutboxAccess.outbox_page`."""
+        parameters = {"set_aside": set_aside, "cursor": cursor, "limit": limit}
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return await self._ask("GET", OUTBOX, OUTBOX_PAGE, params=given)
+
+    async def retry_in_outbox(self, event_id: UUID | None) -> int:
+        """See `OutboxAccess.retry_in_outbox`."""
+        path = f"{OUTBOX}/retry" if event_id is None else f"{OUTBOX}/{event_id}/retry"
+        return (await self._ask("POST", path, RETRIED))["retried"]
+
+    async def drop_from_outbox(self, event_id: UUID) -> None:
+        """See `OutboxAccess.drop_from_outbox`."""
+        await self._ask("DELETE", f"{OUTBOX}/{event_id}", DROPPED)
+
     async def _newest(self, pattern: str, since: datetime | None) -> tuple[list[Json], datetime]:
         """Return the events since a time, newest first, at most `scan_limit`, and the server's time before that."""
         items: list[Json] = []
@@ -179,7 +199,7 @@ class RemoteBus:
                 "or unset it to open the bus without a server."
             ) from error
         except httpx.HTTPError as error:
-            if method == "GET":
+            if method == "GET" or path.startswith(OUTBOX):
                 raise TransportUnavailable(f"The server at {where} broke off ({_reason(error)}). Try again.") from error
             raise PublishUnknown(
                 f"The server at {where} broke off ({_reason(error)}); the event may be on the bus. "

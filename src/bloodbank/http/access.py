@@ -5,6 +5,7 @@
 | /healthz, /livez | everybody | everybody |
 | /webhooks/… | everybody: the signature is the key | everybody: the signature is the key |
 | /docs, /openapi.json | everybody | this machine |
+| /outbox… | scope `admin` | this machine |
 | other GET and HEAD | scope `read` | this machine |
 | the rest | scope `publish` | this machine |
 
@@ -32,6 +33,7 @@ from bloodbank.http.refusals import KeyRequired, LoopbackOnly, ScopeMissing
 ALWAYS_OPEN = frozenset({"/healthz", "/livez"})
 DESCRIPTION = frozenset({"/docs", "/openapi.json"})
 SIGNED = "/webhooks/"
+ADMINISTERED = "/outbox"
 PLAIN_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 CHALLENGE = 'Bearer realm="bloodbank"'
 
@@ -78,7 +80,13 @@ def _check(scope: AsgiScope) -> None:
         if not bus.settings.allow_anonymous:
             _require_loopback(scope)
     elif path not in DESCRIPTION:
-        _require_key(scope, bus.keys, Scope.READ if scope["method"] in ("GET", "HEAD") else Scope.PUBLISH)
+        _require_key(scope, bus.keys, _needed(path, scope["method"]))
+
+
+def _needed(path: str, method: str) -> Scope:
+    if path.startswith(ADMINISTERED):
+        return Scope.ADMIN
+    return Scope.READ if method in ("GET", "HEAD") else Scope.PUBLISH
 
 
 def _require_key(scope: AsgiScope, keys: KeyRing, needed: Scope) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from inspect import cleandoc
 from typing import Any
+from uuid import UUID
 
 import orjson
 
 from bloodbank.config import Settings
-from bloodbank.errors import InvalidQuery
+from bloodbank.errors import EventNotFound, InvalidQuery
 from bloodbank.events import EventRegistry, is_failure
+from bloodbank.outbox import Outbox, OutboxTotals
 from bloodbank.stores.base import Graph, Step
 
 
@@ -60,6 +62,55 @@ def schema_list(registry: EventRegistry) -> dict[str, Any]:
             first_line = cleandoc(model.__doc__ or "").partition("\n")[0]
             items.append({"event_type": event_type, "title": model.__name__, "description": first_line})
     return {"items": items, "next": None}
+
+
+async def outbox_page(
+    outbox: Outbox | None, *, set_aside: bool | None, after: int, limit: int
+) -> tuple[dict[str, Any], int | None]:
+    """Return a page of the outbox without its `next`, see `OutboxPage`; and the number to go on after, None at the end.
+
+    outbox: None where there is none; the page says so. after: a number, only later entries are listed.
+    """
+    if outbox is None:
+        nothing = OutboxTotals(0, 0, 0, 0, 0, 0, None)
+        return {"on": False, "totals": nothing, "items": []}, None
+    totals = await outbox.totals()
+    entries = await outbox.entries(set_aside=set_aside, after=after, limit=limit + 1)
+    items = [
+        {
+            "event_id": entry.event_id,
+            "event_type": entry.event_type,
+            "accepted_at": entry.accepted_at,
+            "size_bytes": entry.size_bytes,
+            "attempts": entry.attempts,
+            "set_aside": entry.reason is not None,
+            "reason": entry.reason,
+        }
+        for entry in entries[:limit]
+    ]
+    following = entries[limit - 1].number if len(entries) > limit else None
+    return {"on": True, "totals": totals, "items": items}, following
+
+
+async def retry_in_outbox(outbox: Outbox | None, event_id: UUID | None) -> dict[str, int]:
+    """Let an event that was set aside wait again, None: all of them; see `OutboxRetried`. Raises EventNotFound."""
+    count = 0 if outbox is None else await outbox.retry(None if event_id is None else [event_id])
+    if event_id is not None and not count:
+        raise _not_set_aside(event_id)
+    return {"retried": count}
+
+
+async def drop_from_outbox(outbox: Outbox | None, event_id: UUID) -> dict[str, Any]:
+    """Delete an event that was set aside; see `OutboxDropped`. Raises EventNotFound."""
+    if outbox is None or not await outbox.drop(event_id):
+        raise _not_set_aside(event_id)
+    return {"event_id": event_id, "dropped": True}
+
+
+def _not_set_aside(event_id: UUID) -> EventNotFound:
+    return EventNotFound(
+        f"No event {event_id} is set aside in the outbox. What waits there is sent by itself, and is never deleted."
+    )
 
 
 def _node(step: Step) -> dict[str, Any]:

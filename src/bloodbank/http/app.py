@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloodbank.config import Settings
 from bloodbank.errors import BloodbankError
-from bloodbank.http import batch, debug, events, health, lineage, problems, publish, schemas, webhooks
+from bloodbank.http import batch, debug, events, health, lineage, outbox, problems, publish, schemas, webhooks
 from bloodbank.http.access import AccessControl
 from bloodbank.http.bounds import HeadLimits
 from bloodbank.http.bus import open_bus
@@ -28,6 +28,7 @@ ROUTERS = (
     lineage.router,
     debug.router,
     webhooks.router,
+    outbox.router,
     schemas.router,
     health.router,
 )

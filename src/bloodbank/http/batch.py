@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
+from bloodbank.acceptance import PublishResult
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import BloodbankError, InvalidEvent
 from bloodbank.http import description, examples, incoming
@@ -19,7 +20,6 @@ from bloodbank.http.problems import problem_of
 from bloodbank.http.publish import published
 from bloodbank.http.refusals import BatchTooLarge, BodyTooLarge, RequestRefused
 from bloodbank.http.shapes import BatchIn, BatchOut, EnvelopeV1, EventIn
-from bloodbank.publisher import PublishResult
 
 LIST = {"type": "array", "items": {"anyOf": [description.reference(EventIn), description.reference(EnvelopeV1)]}}
 

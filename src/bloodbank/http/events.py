@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated
 from uuid import UUID
 
@@ -11,14 +9,12 @@ import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AwareDatetime
 
-from bloodbank.errors import InvalidQuery
 from bloodbank.http import description, examples
 from bloodbank.http.bus import bus_of
+from bloodbank.http.cursors import LONGEST_CURSOR, cursor_of, position_of
 from bloodbank.http.shapes import ENVELOPE, EventPage
 
 DEFAULT_PAGE = 50
-LONGEST_CURSOR = 32
-LARGEST_POSITION = 2**53
 
 EventId = Annotated[UUID, Path(description="Id of an event.", examples=[examples.EVENT_ID])]
 
@@ -44,11 +40,11 @@ async def list_events(
 ) -> Response:
     """List the events of the log. A page may be short, or empty, and still have a `next`."""
     bus = bus_of(request)
-    before = _position(cursor) if cursor is not None else None
+    before = position_of(cursor) if cursor is not None else None
     size = min(DEFAULT_PAGE, bus.settings.page_limit) if limit is None else limit
     page = await bus.log.page(pattern=type, since=since, until=until, before=before, limit=size)
     items = [orjson.Fragment(event.envelope.model_dump_json()) for event in page.items]
-    answer = {"items": items, "next": _cursor(page.next) if page.next is not None else None}
+    answer = {"items": items, "next": cursor_of(page.next) if page.next is not None else None}
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
@@ -63,18 +59,3 @@ async def read_event(request: Request, event_id: EventId) -> Response:
     """Read the envelope of an event from the log. Events of version 1 are upgraded."""
     envelope = await bus_of(request).log.get(event_id)
     return Response(envelope.model_dump_json(), media_type="application/json")
-
-
-def _cursor(position: int) -> str:
-    return base64.urlsafe_b64encode(b"%d" % position).rstrip(b"=").decode()
-
-
-def _position(cursor: str) -> int:
-    try:
-        text = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        position = int(text) if text.isdigit() else -1
-    except (UnicodeEncodeError, binascii.Error):
-        position = -1
-    if not 0 <= position <= LARGEST_POSITION:
-        raise InvalidQuery("The cursor is broken. Use the `next` of a page as it is, or leave it out to begin anew.")
-    return position

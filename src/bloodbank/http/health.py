@@ -117,6 +117,7 @@ async def _check_outbox(bus: Bus) -> dict[str, Any]:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             totals = await outbox.totals()
+            await outbox.check()
     except TimeoutError:
         detail = f"No answer within {CHECK_TIMEOUT_SECONDS:g} s."
         return {"on": True, "ok": False, "detail": detail, **numbers, "oldest_seconds": None}

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 from starlette.types import Scope
 
+from bloodbank.acceptance import PublishResult, Status
 from bloodbank.deduplication import Dedup
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, PublishError
@@ -19,7 +20,6 @@ from bloodbank.http.body import read_object
 from bloodbank.http.bus import Bus, bus_of
 from bloodbank.http.problems import problem_response
 from bloodbank.http.shapes import EnvelopeV1, EventIn, Published, WithPayload
-from bloodbank.publisher import PublishResult, Status
 
 ACTIONS = ("created", "updated", "deleted")
 STATUS_CODES = {Status.PUBLISHED: 201, Status.DUPLICATE: 200, Status.QUEUED: 202}

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from bloodbank.acceptance import Status
 from bloodbank.correlation_tracker import Lineage
 from bloodbank.deduplication import Dedup
 from bloodbank.envelope import AgentContext, EventEnvelope, EventType, Source
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import new_event_id
-from bloodbank.publisher import Status
 from bloodbank.stores.base import Direction
 
 Body = TypeVar("Body")
@@ -278,6 +278,58 @@ class Readiness(BaseModel):
     transport: Dependency
     store: StoreDependency
     outbox: OutboxState
+
+
+class OutboxNumbers(BaseModel):
+    """How much is in the outbox; sizes are those of the bodies in bytes, `used_bytes` and the limit those of the file.
+
+    oldest_accepted_at: of the events that wait.
+    """
+
+    waiting: int
+    waiting_bytes: int
+    set_aside: int
+    set_aside_bytes: int
+    used_bytes: int
+    limit_bytes: int
+    oldest_accepted_at: AwareDatetime | None
+
+
+class OutboxItem(BaseModel):
+    """An event in the outbox.
+
+    attempts: how often the broker did not take it. set_aside: it refused it for good, for the `reason`.
+    """
+
+    event_id: UUID
+    event_type: str
+    accepted_at: AwareDatetime
+    size_bytes: int
+    attempts: int
+    set_aside: bool
+    reason: str | None
+
+
+class OutboxPage(BaseModel):
+    """Events in the outbox, the first accepted first. on: whether there is one. next: `cursor` of the next page."""
+
+    on: bool
+    totals: OutboxNumbers
+    items: list[OutboxItem]
+    next: str | None
+
+
+class OutboxRetried(BaseModel):
+    """How many events that were set aside wait again."""
+
+    retried: int
+
+
+class OutboxDropped(BaseModel):
+    """An event that was deleted from the outbox."""
+
+    event_id: UUID
+    dropped: Literal[True]
 
 
 class FirefliesV2(BaseModel):

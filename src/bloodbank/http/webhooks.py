@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
+from bloodbank.acceptance import PublishResult, Status
 from bloodbank.correlation_tracker import Lineage
 from bloodbank.envelope import EventEnvelope, create_envelope
 from bloodbank.errors import BloodbankError, EventConflict, EventNotFound
@@ -18,7 +19,6 @@ from bloodbank.http.bus import Bus, bus_of
 from bloodbank.http.publish import STATUS_CODES, Accepted
 from bloodbank.http.refusals import InvalidSignature, WebhookSecretMissing
 from bloodbank.http.shapes import FirefliesV1, FirefliesV2, Published
-from bloodbank.publisher import PublishResult, Status
 
 SIGNATURE_HEADER = "X-Hub-Signature"
 PARENT_TIMEOUT_SECONDS = 2.0

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ClusterError,
+    MovedError,
+    RedisClusterException,
+    RedisError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
 
 from bloodbank.errors import BloodbankError, StoreFormatError, StoreUnavailable
 
@@ -16,7 +25,7 @@ _FORBIDDEN = "does not let this user run what the index needs: {detail}. Allow i
 _FULL = "is out of memory. Give it more (maxmemory), or shorten CORRELATION_TTL_DAYS"
 _BUSY = "cannot answer now: {detail}. It will when that is over"
 _READ_ONLY = "is a replica, which takes no writes. Point REDIS_URL at the primary"
-_CLUSTER = "is part of a Redis Cluster, which this index cannot use: {detail}. Point REDIS_URL at a standalone Redis"
+_CLUSTER = "is part of a Redis Cluster: {detail}. Begin REDIS_URL with redis+cluster://"
 _REFUSED = "did not do what was asked: {detail}"
 
 MEANINGS: Mapping[str, str] = {
@@ -75,4 +84,28 @@ def store_error(error: Exception, address: str) -> BloodbankError:
     meaning = next(MEANINGS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in MEANINGS)
     return StoreUnavailable(
         f"Redis at {address} {meaning.format(detail=detail)}. Published events are safe in the log."
+    )
+
+
+_NO_CLUSTER = "is no Redis Cluster. Begin REDIS_URL with redis://, or with redis+sentinel:// for Sentinels"
+_CHANGING = "cannot answer now: {detail}. It will when a failover, or the moving of slots, is over"
+_CHANGES = (AskError, ClusterDownError, ClusterError, MovedError, SlotNotCoveredError, TryAgainError)
+_ELSEWHERE = "non local key"
+"""What a script says that met a key which was moved to another node already."""
+
+
+def cluster_error(error: Exception, address: str) -> BloodbankError:
+    """Return our error for one of the driver's that came from a cluster. `address`: without credentials."""
+    detail = str(error)[:200].rstrip(".")
+    if "Cluster mode is not enabled" in detail:
+        meaning = _NO_CLUSTER
+    elif isinstance(error, _CHANGES) or _ELSEWHERE in detail:
+        meaning = _CHANGING
+    elif isinstance(error, RedisClusterException):
+        meaning = _UNREACHABLE
+    else:
+        return store_error(error, address)
+    return StoreUnavailable(
+        f"Redis at {address} {meaning.format(detail=detail or type(error).__name__)}. Published events are safe in "
+        "the log."
     )

@@ -30,6 +30,17 @@ class Line:
         self._wire: Wire | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port that it was connected to last, None before it was."""
+        connection = cast("Any", self._connection)
+        return None if connection is None else (connection.host, connection.port)
+
+    def abort(self) -> None:
+        """Close at once; the next call connects again, to the server that is the right one then."""
+        if self._wire is not None:
+            self._wire.abort()
+
     async def round_trip(self, commands: bytes, count: int) -> list[Any]:
         """Send commands that are packed already; return an answer for each, which may be a RedisError.
 

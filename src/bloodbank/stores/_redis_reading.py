@@ -73,7 +73,7 @@ class Reader(Protocol):
         ...
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     """What read.lua returned.
 
     looked_at: of the ids asked, those from the first on that it had the time for. open: ids that come next.
@@ -140,16 +140,16 @@ class ScriptReader:
         hops, known = (request.hops_left, way.recent) if ahead else (0, b"")
         answer = await self._call(asked, down=down, most=most, room=room, hops=hops, known=known)
         with collector_paused():
-            new = _children(answer) if down else _parents(answer, limit)
+            new = children_found(answer) if down else parents_found(answer, limit)
         if down:
-            await self._complete(new, most, limit)
+            await self.complete(new, most, limit)
         way.read.update(new)
         way.absent.update([one for one in asked[: answer.looked_at] if one not in new])
         way.recent = (way.recent + b"".join(new))[-16 * IDS_SENT_BACK :]
         way.open = [*asked[answer.looked_at :], *later, *answer.open] if ahead else answer.open
         return min(answer.looked_at, len(missing))
 
-    async def _complete(self, new: dict[bytes, tuple[Row, Sequence[bytes]]], most: int, limit: int) -> None:
+    async def complete(self, new: dict[bytes, tuple[Row, Sequence[bytes]]], most: int, limit: int) -> None:
         """Read the children that one answer had no room for, and leave those away that are too many."""
         for event_id, (row, some) in new.items():
             if len(some) <= limit and (most == limit or len(some) >= min(limit, row.children_total)):
@@ -164,7 +164,7 @@ class ScriptReader:
             most = min(CHILDREN_PER_ROUND_TRIP, limit - skip)
             answer = await self._call([event_id], down=True, most=most, skip=skip)
             # It may have expired meanwhile.
-            part = [child for _, children in _children(answer).values() for child in children]
+            part = [child for _, children in children_found(answer).values() for child in children]
             if not part:
                 break
             further += part
@@ -180,23 +180,43 @@ class ScriptReader:
         hops: int = 0,
         known: bytes = b"",
         skip: int = 0,
-    ) -> _Answer:
-        keys = (2, self._keys.format, self._keys.generations, self._keys.prefix)
-        call = (*keys, "down" if down else "up", most, room, hops, b"".join(ids), known, skip)
-        [[version, kinds, groups, looked_at, following]] = await self._run([call])
+    ) -> Answer:
+        arguments = read_arguments(self._keys, ids, down=down, most=most, room=room, hops=hops, known=known, skip=skip)
+        [raw] = await self._run([arguments])
+        version, answer = answer_of(raw)
         self._refuse_format(version)
-        return _Answer(
-            [Group(*group) for group in zip(*[iter(groups)] * 5, strict=True)],
-            [
-                Kind(name.decode(), source.decode(), bool(own))
-                for name, source, own in zip(*[iter(kinds)] * 3, strict=True)
-            ],
-            looked_at,
-            split_ids(following),
-        )
+        return answer
 
 
-def _parents(answer: _Answer, limit: int) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+def read_arguments(
+    keys: Keys,
+    ids: Sequence[bytes],
+    *,
+    down: bool,
+    most: int,
+    room: int = 0,
+    hops: int = 0,
+    known: bytes = b"",
+    skip: int = 0,
+) -> Command:
+    """Return the arguments of read.lua, which describes them; without room and hops it reads what is asked alone."""
+    head = (2, keys.format, keys.generations, keys.prefix)
+    return (*head, "down" if down else "up", most, room, hops, b"".join(ids), known, skip)
+
+
+def answer_of(raw: Sequence[Any]) -> tuple[bytes | None, Answer]:
+    """Return what read.lua returned: the format that it found, None for no index, and the rest."""
+    version, kinds, groups, looked_at, following = raw
+    return version, Answer(
+        [Group(*group) for group in zip(*[iter(groups)] * 5, strict=True)],
+        [Kind(name.decode(), source.decode(), bool(own)) for name, source, own in zip(*[iter(kinds)] * 3, strict=True)],
+        looked_at,
+        split_ids(following),
+    )
+
+
+def parents_found(answer: Answer, limit: int) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+    """Return the rows of an answer with their parents, at most so many."""
     found: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
     for group in answer.groups:
         rows = rows_of(group, answer.kinds)
@@ -208,7 +228,8 @@ def _parents(answer: _Answer, limit: int) -> dict[bytes, tuple[Row, Sequence[byt
     return found
 
 
-def _children(answer: _Answer) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+def children_found(answer: Answer) -> dict[bytes, tuple[Row, Sequence[bytes]]]:
+    """Return the rows of an answer with the children that are listed of each."""
     found: dict[bytes, tuple[Row, Sequence[bytes]]] = {}
     for group in answer.groups:
         rows = rows_of(group, answer.kinds)

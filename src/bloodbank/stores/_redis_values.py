@@ -132,6 +132,14 @@ def digest_of(event_id: bytes, value: bytes) -> bytes:
         raise _unreadable(event_id, error) from error
 
 
+def parents_in(event_id: bytes, value: bytes) -> tuple[bytes, ...]:
+    """Return the parents in a value. Raises StoreFormatError."""
+    try:
+        return _unpack(event_id, 0, value, ("", "")).parents or ()
+    except (struct.error, ValueError, LookupError, OverflowError) as error:
+        raise _unreadable(event_id, error) from error
+
+
 def kind_of(value: bytes) -> bytes:
     """Return the numbers of type and source in a value, 2 bytes each. Raises IndexError, struct.error."""
     _, at = _place_of_parents(value)

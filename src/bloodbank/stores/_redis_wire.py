@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as DriverConnectionError
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, ReadOnlyError
 
 Done = Callable[[list[Any] | Exception], None]
 """Takes an answer for each command, which may be a RedisError; or the RedisError or OSError that ended it all."""
@@ -100,6 +100,9 @@ class Wire(asyncio.Protocol):
             while len(answers) < self._count and (found := parse(self._received, at)) is not None:
                 answer, at = found
                 answers.append(answer)
+                if type(answer) is ReadOnlyError:
+                    # A master that became a replica: the next caller connects again, to the one that followed it.
+                    self._transport.close()
         except ValueError:
             self._end(InvalidResponse(f"no answer as RESP has it: {bytes(self._received[at : at + 50])!r}"))
             return

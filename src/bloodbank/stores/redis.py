@@ -1,93 +1,64 @@
-"""The index of causes in Redis 6 or later, standalone or behind a proxy that hides a failover.
+"""The index of causes in Redis 6 or later: one server, or the master that Sentinels name.
 
 Events lie in hashes that stay small, and these in generations that expire as a whole: docs/redis-layout.md has the
 keys, the values and the reasons. Recording, walking and forgetting are scripts (`lua/`), which need keys of
-several slots. `RedisStore(…, read_by_levels=True)` reads without a script, with one key a command: the way that is
-left on a Redis Cluster.
+several slots: for a cluster there is `stores.redis_cluster`. `RedisStore(…, read_by_levels=True)` reads without a
+script, with one key a command.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from importlib import resources
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 from uuid import UUID
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
+from bloodbank._redis_url import Servers, redis_servers
 from bloodbank.config import Settings, redact_url
-from bloodbank.errors import ConfigurationError, EventNotFound, NotOpen, StoreFormatError
+from bloodbank.errors import ConfigurationError, NotOpen, StoreUnavailable
 from bloodbank.stores import base
+from bloodbank.stores._redis_calls import (
+    accepted_before,
+    claim_arguments,
+    claimed,
+    packed_events,
+    parts,
+    refuse_format,
+    release_arguments,
+    walked,
+)
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, store_error
 from bloodbank.stores._redis_line import Line, Lines, pack_argument, pack_command
-from bloodbank.stores._redis_reading import (
-    IDS_PER_ROUND_TRIP,
-    Command,
-    Keys,
-    LevelReader,
-    Reader,
-    ScriptReader,
-    long_key,
-)
-from bloodbank.stores._redis_values import digest_of, pack_event, unpack
-from bloodbank.stores.assembly import assemble, to_nodes
-from bloodbank.stores.base import Claimed, ClaimState, Direction, Expand, Graph, Link, Node, Row
+from bloodbank.stores._redis_reading import IDS_PER_ROUND_TRIP, Command, Keys, LevelReader, Reader, ScriptReader
+from bloodbank.stores._redis_scripts import CLAIM, FORGET, READ, RECORD, RELEASE, Script
+from bloodbank.stores._redis_sentinel import BlockingSentinelPool, connection_options, driver_options, sentinel_pool
+from bloodbank.stores.assembly import to_nodes
+from bloodbank.stores.base import Claimed, Direction, Expand, Graph, Link, Node, Row
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 FORMAT = 2
+CHECK_MILLISECONDS = 1000
+"""How long what `check` writes stays."""
 MAX_CONNECTIONS = 16
 """Connections of one store; a call beyond them waits for one, within its own time limit."""
 SCRIPT_CONNECTIONS = 8
 """How many of them run the scripts that read; one more records, the rest are for plain commands."""
-LINKS_PER_SCRIPT = 100
-"""Events written by one run of the script, which blocks the server meanwhile: at most some milliseconds."""
 KEYS_PER_SCAN = 50
 """Keys looked at in one step of a purge; each that is a bucket holds some 64 events."""
-ROWS_ON_THE_LOOP = 1000
-"""Larger graphs are put together in a thread: about 4 microseconds an event, in which nothing else would run."""
+SECONDS_WITHOUT_REPLICAS = 10.0
+"""How long a master that has no replica is not asked whether it has one."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Script:
-    text: str
-    sha: str
-
-    @classmethod
-    def load(cls, name: str) -> Self:
-        text = resources.files("bloodbank.stores").joinpath("lua", name).read_text("utf-8")
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-_RECORD = _Script.load("record.lua")
-_READ = _Script.load("read.lua")
-_FORGET = _Script.load("forget.lua")
-_CLAIM = _Script.load("claim.lua")
-_RELEASE = _Script.load("release.lua")
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """An event in its bucket, as a purge finds it."""
-
-    bucket: bytes
-    event_id: bytes
-    value: bytes
+_NOT_OPEN = "The Redis store is not open. Use it within `async with store:`."
 
 
 class RedisStore:
@@ -110,11 +81,19 @@ class RedisStore:
         self._ttl_milliseconds = max(1, round(settings.correlation_ttl_days * 86_400_000))
         self._keys = Keys(settings.redis_prefix.encode() + b":")
         self._read_by_levels = read_by_levels
-        self._options = self._connection_options(address)
+        self._servers = redis_servers(address)
+        if self._servers is not None and self._servers.kind is Servers.CLUSTER:
+            raise ConfigurationError("RedisStore is for one server or for Sentinels; RedisClusterStore for a cluster.")
+        self._options = self._pool_options(address, settings)
+        self._new_pool()  # to know that its options are valid
+        self._replicas = settings.redis_replicas if self._servers is not None else 0
+        self._wait = pack_command(("WAIT", self._replicas, max(1, round(settings.redis_replica_seconds * 1000))))
+        self._alone_until = 0.0
+        self._pool: BlockingConnectionPool | None = None
         self._client: Redis | None = None
         self._line: Line | None = None
         self._lines: Lines | None = None
-        head = (b"EVALSHA", _RECORD.sha.encode(), b"2", self._keys.format, self._keys.generations, b"%d" % FORMAT)
+        head = (b"EVALSHA", RECORD.sha.encode(), b"2", self._keys.format, self._keys.generations, b"%d" % FORMAT)
         head += (b"%d" % self._ttl_milliseconds, self._keys.prefix)
         self._record_head = b"".join(map(pack_argument, head))
         self._record_head_count = len(head)
@@ -126,7 +105,7 @@ class RedisStore:
         """
         opened_here = self._client is None
         if self._client is None:
-            pool = BlockingConnectionPool(**self._options)
+            pool = self._pool = self._new_pool()
             self._client = Redis.from_pool(pool)
             self._line, self._lines = Line(pool), Lines(pool, SCRIPT_CONNECTIONS)
         try:
@@ -145,43 +124,51 @@ class RedisStore:
         await self._close()
 
     async def check(self) -> None:
-        """Make one round trip. Raises StoreUnavailable."""
-        await self._round_trip([("PING",)])
+        """Write something that goes by itself: a replica, or a server without memory, answers and takes nothing.
+
+        Raises StoreUnavailable.
+        """
+        await self._round_trip([("SET", self._keys.prefix + b"check", b"", "PX", CHECK_MILLISECONDS)])
 
     async def record(self, links: Sequence[Link]) -> None:
         """Record events and their edges, in one round trip. Raises StoreUnavailable, StoreFormatError."""
         if not links:
             return
-        answers = await self._run_packed(self._line, _RECORD, [self._record_command(part) for part in _parts(links)])
-        if any(answers):
-            for found in answers:
-                self._refuse_format(found)
+        commands = [self._record_command(part) for part in parts(links)]
+        waits = self._waits()
+        answers = await self._run_packed(self._line, RECORD, [*commands, self._wait] if waits else commands)
+        for found in answers[: len(commands)]:
+            self._refuse_format(found)
+        if waits and answers[-1] < self._replicas:
+            await self._require_replicas(answers[-1])
 
     def send(self, links: Sequence[Link], done: Callable[[bool], None]) -> Callable[[], None] | None:
         """Record without a task, see `stores.base.Sender`; where the connection that records is open and free."""
         if self._line is None:
             return None
-        commands = [self._record_command(part) for part in _parts(links)]
-        recorded = [None] * len(commands)
-        return self._line.call(b"".join(commands), len(commands), lambda answers: done(answers == recorded))
+        commands = [self._record_command(part) for part in parts(links)]
+        recorded: list[Any] = [None] * len(commands)
+        if not self._waits():
+            return self._line.call(b"".join(commands), len(commands), lambda answers: done(answers == recorded))
+
+        def replicated(answers: list[Any] | Exception) -> None:
+            done(isinstance(answers, list) and answers[:-1] == recorded and answers[-1] >= self._replicas)
+
+        return self._line.call(b"".join([*commands, self._wait]), len(commands) + 1, replicated)
 
     async def claim(self, wanted: Sequence[tuple[UUID, bytes]], *, owner: bytes, lease_seconds: float) -> list[Claimed]:
         """Claim events by a script; leases end by the clock of Redis. Raises StoreUnavailable, StoreFormatError."""
-        head = (2, self._keys.format, self._keys.generations, FORMAT, self._keys.prefix)
-        head += (bytes((len(owner),)) + owner, max(1, round(lease_seconds * 1000)))
-        calls = [
-            (*head, *(one for event_id, digest in part for one in (event_id.bytes, digest))) for part in _parts(wanted)
-        ]
+        version = b"%d" % FORMAT
+        calls = [claim_arguments(self._keys, version, part, owner, lease_seconds) for part in parts(wanted)]
         answers: list[Any] = []
-        for found, *part in await self._run(_CLAIM, calls):
+        for found, *part in await self._run(CLAIM, calls):
             self._refuse_format(found)
             answers += part
-        return [_claimed(event_id, answer) for (event_id, _), answer in zip(wanted, answers, strict=True)]
+        return [claimed(event_id, answer) for (event_id, _), answer in zip(wanted, answers, strict=True)]
 
     async def release(self, event_ids: Sequence[UUID], *, owner: bytes) -> None:
         """Give back what this owner has claimed. Raises StoreUnavailable."""
-        parts = [[self._keys.claim(event_id.bytes) for event_id in part] for part in _parts(event_ids)]
-        await self._run(_RELEASE, [(len(keys), *keys, bytes((len(owner),)) + owner) for keys in parts])
+        await self._run(RELEASE, [release_arguments(self._keys, part, owner) for part in parts(event_ids)])
 
     async def nodes(self, event_ids: Sequence[UUID]) -> dict[UUID, Node]:
         """Return what is known of some events; one round trip for each IDS_PER_ROUND_TRIP of them."""
@@ -198,12 +185,7 @@ class RedisStore:
 
         Raises EventNotFound, StoreUnavailable.
         """
-        trail = await _walked(base.walk(event_id, direction, max_depth=max_depth, limit=limit), self._reader())
-        if trail is None:
-            raise EventNotFound(f"The index knows no event {event_id}. It may not be recorded yet, or have expired.")
-        if len(trail.depths) > ROWS_ON_THE_LOOP:
-            return await asyncio.to_thread(assemble, trail)
-        return assemble(trail)
+        return await walked(event_id, direction, self._reader(), max_depth=max_depth, limit=limit)
 
     async def purge(self, *, before: datetime) -> int:
         """Forget the events accepted before a time; return how many.
@@ -220,63 +202,62 @@ class RedisStore:
             scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_PER_SCAN, "TYPE", "hash")
             [found, (cursor, buckets)] = await self._round_trip([("GET", self._keys.format), scan])
             self._refuse_format(found)
-            calls = [self._forget_arguments(part) for part in _parts(await self._older(moment, buckets))]
-            forgotten += sum(await self._run(_FORGET, calls))
+            older = await accepted_before(moment, buckets, self._round_trip)
+            calls = [self._forget_arguments(part) for part in parts(older)]
+            forgotten += sum(await self._run(FORGET, calls))
             if cursor == 0:
                 return forgotten
-
-    async def _older(self, moment: int, buckets: Sequence[bytes]) -> list[tuple[bytes, Row]]:
-        """Return the events accepted before a time (microseconds), each with its bucket."""
-        contents = await self._round_trip([("HGETALL", bucket) for bucket in buckets])
-        kept = [
-            _Kept(bucket, event_id, value)
-            for bucket, content in zip(buckets, contents, strict=True)
-            for event_id, value in content.items()
-        ]
-        elsewhere = [one for one in kept if not one.value]
-        values = await self._round_trip(
-            [("GET", long_key(one.bucket.rpartition(b":e:")[0], one.event_id)) for one in elsewhere]
-        )
-        kept = [one for one in kept if one.value]
-        kept += [_Kept(one.bucket, one.event_id, value) for one, value in zip(elsewhere, values, strict=True) if value]
-        # Types and sources do not matter here, so that every number has an empty name.
-        anything: defaultdict[bytes, tuple[str, str]] = defaultdict(lambda: ("", ""))
-        rows = [(one.bucket, unpack(one.event_id, 0, one.value, b"", anything)) for one in kept]
-        return [(bucket, row) for bucket, row in rows if row.accepted_at < moment]
 
     def _reader(self) -> Reader:
         if self._read_by_levels:
             return LevelReader(self._round_trip, self._keys, self._refuse_format)
-        return ScriptReader(partial(self._run, _READ), self._keys, self._refuse_format)
+        return ScriptReader(partial(self._run, READ), self._keys, self._refuse_format)
 
     def _record_command(self, links: Sequence[Link]) -> bytes:
-        kinds: dict[tuple[str, str], int] = {}
-        events: list[bytes] = []
-        for link in links:
-            kind = kinds.setdefault((link.event_type, link.source), len(kinds) + 1)
-            events.append(pack_event(link, kind))
-        names = [pack_argument(name.encode()) for kind in kinds for name in kind]
+        events, texts = packed_events(links)
+        names = [pack_argument(text) for text in texts]
         count = self._record_head_count + 1 + len(names)
-        return b"".join((b"*%d\r\n" % count, self._record_head, pack_argument(b"".join(events)), *names))
+        return b"".join((b"*%d\r\n" % count, self._record_head, pack_argument(events), *names))
 
     def _forget_arguments(self, events: Sequence[tuple[bytes, Row]]) -> Command:
-        parts = [part for bucket, row in events for part in (bucket, row.event_id, b"".join(row.parents or ()))]
-        return (1, self._keys.generations, self._keys.prefix, *parts)
+        rest = [one for bucket, row in events for one in (bucket, row.event_id, b"".join(row.parents or ()))]
+        return (1, self._keys.generations, self._keys.prefix, *rest)
 
     def _refuse_format(self, found: bytes | None) -> None:
-        if found is not None and found != b"%d" % FORMAT:
-            raise StoreFormatError(
-                f"The index in Redis at {self._address} has format {found[:20].decode('ascii', 'replace')}, and this "
-                f"version reads {FORMAT}. Nothing was changed. Set BLOODBANK_REDIS_PREFIX to another name, or delete "
-                f"the keys {self._keys.prefix.decode()}*: the index then begins empty. Or wait until they expire, "
-                "CORRELATION_TTL_DAYS after the last event."
-            )
+        refuse_format(found, b"%d" % FORMAT, self._keys.prefix, self._address)
 
-    async def _run(self, script: _Script, calls: Sequence[Command]) -> list[Any]:
+    def _waits(self) -> bool:
+        """Whether what is recorded now must reach replicas before it counts."""
+        return self._replicas > 0 and asyncio.get_running_loop().time() >= self._alone_until
+
+    async def _require_replicas(self, confirmed: int) -> None:
+        """Raise StoreUnavailable unless the Sentinels know no more replicas than those that have it.
+
+        Also where they name another master by now: the old one may still answer, and what it takes is lost.
+        """
+        if self._line is None or self._servers is None or not isinstance(self._pool, BlockingSentinelPool):
+            raise NotOpen(_NOT_OPEN)
+        here = self._line.address
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                master, replicas = await self._pool.watched()
+        except DRIVER_ERRORS as error:
+            self._line.abort()
+            raise store_error(error, self._address) from error
+        if master == here and replicas <= confirmed:
+            self._alone_until = asyncio.get_running_loop().time() + SECONDS_WITHOUT_REPLICAS
+            return
+        self._line.abort()
+        raise StoreUnavailable(
+            f"The master behind {self._address} recorded it, but {confirmed} replicas had it in time and "
+            f"{self._replicas} should (BLOODBANK_REDIS_REPLICAS). Published events are safe in the log."
+        )
+
+    async def _run(self, script: Script, calls: Sequence[Command]) -> list[Any]:
         commands = [pack_command(("EVALSHA", script.sha, *arguments)) for arguments in calls]
         return await self._run_packed(self._lines, script, commands)
 
-    async def _run_packed(self, line: Line | Lines | None, script: _Script, commands: Sequence[bytes]) -> list[Any]:
+    async def _run_packed(self, line: Line | Lines | None, script: Script, commands: Sequence[bytes]) -> list[Any]:
         answers = await self._send_packed(line, commands)
         if any(isinstance(answer, NoScriptError) for answer in answers):
             # A new or restarted server. Running the calls again is safe: what they did does not happen twice.
@@ -298,7 +279,7 @@ class RedisStore:
         if not commands:
             return []
         if self._client is None:
-            raise NotOpen("The Redis store is not open. Use it within `async with store:`.")
+            raise NotOpen(_NOT_OPEN)
         try:
             async with asyncio.timeout(timeout_seconds), self._client.pipeline(transaction=False) as pipeline:
                 queue = cast("Any", pipeline).execute_command  # the driver leaves its type half open
@@ -312,7 +293,7 @@ class RedisStore:
         if not commands:
             return []
         if line is None:
-            raise NotOpen("The Redis store is not open. Use it within `async with store:`.")
+            raise NotOpen(_NOT_OPEN)
         try:
             async with asyncio.timeout(self._query_timeout):
                 return await line.round_trip(b"".join(commands), len(commands))
@@ -321,57 +302,31 @@ class RedisStore:
 
     async def _close(self) -> None:
         client, self._client, self._line, self._lines = self._client, None, None, None
+        pool, self._pool = self._pool, None
         if client is None:
             return
         try:
             await client.aclose()
+            if isinstance(pool, BlockingSentinelPool):
+                await pool.sentinel_manager.aclose()
         except DRIVER_ERRORS:
             logger.debug("A connection to Redis did not close in order.", exc_info=True)
 
-    def _connection_options(self, address: str) -> dict[str, Any]:
+    def _new_pool(self) -> BlockingConnectionPool:
         try:
-            options: dict[str, Any] = {
-                **parse_url(address),
-                # RESP2: with 3 the driver asks each new connection for notices that are of no use here.
-                "protocol": 2,
-                # Without this the driver looks its own version up on disk for each connection, on the event loop.
-                "driver_info": None,
-                "decode_responses": False,
-                "max_connections": MAX_CONNECTIONS,
-                "timeout": self._query_timeout,
-                "socket_connect_timeout": self._connect_timeout,
-                # One limit stands around each round trip; one for each read would bound none of them.
-                "socket_timeout": None,
-                # The tracker above decides whether and when to try again.
-                "retry": Retry(NoBackoff(), 0),
-            }
-            BlockingConnectionPool(**options).make_connection()
+            if self._servers is None:
+                pool = BlockingConnectionPool(**self._options)
+            else:
+                pool = sentinel_pool(self._servers, self._options)
+            pool.make_connection()
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"REDIS_URL: {error}. Correct it and start again.") from None
-        return options
+        return pool
 
-
-async def _walked(walk: base.Walk, reader: Reader) -> base.Trail | None:
-    """Answer what a walk asks until it ends."""
-    request = next(walk)
-    while True:
-        answer = await reader.expand(request)
+    def _pool_options(self, address: str, settings: Settings) -> dict[str, Any]:
         try:
-            request = walk.send(answer)
-        except StopIteration as stop:
-            return cast("base.Trail | None", stop.value)
-
-
-def _claimed(event_id: UUID, answer: int | bytes | tuple[int, bytes]) -> Claimed:
-    """Return what one answer of claim.lua says."""
-    if isinstance(answer, bytes):
-        return Claimed(ClaimState.RECORDED, digest_of(event_id.bytes, answer))
-    if isinstance(answer, int):
-        return Claimed(ClaimState.GRANTED)
-    milliseconds_left, digest = answer
-    return Claimed(ClaimState.HELD, digest, milliseconds_left / 1000)
-
-
-def _parts(several: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(several), LINKS_PER_SCRIPT):
-        yield several[start : start + LINKS_PER_SCRIPT]
+            of_url = parse_url(address) if self._servers is None else driver_options(self._servers)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"REDIS_URL: {error}. Correct it and start again.") from None
+        own = {"max_connections": MAX_CONNECTIONS, "timeout": self._query_timeout}
+        return {**of_url, **connection_options(settings.connect_timeout_seconds), **own}

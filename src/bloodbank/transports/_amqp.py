@@ -65,6 +65,7 @@ MEANINGS: Mapping[type[Exception], tuple[Meaning, str]] = {
     driver.AMQPError: (Meaning.LOST, "the driver failed"),
     PAMQPException: (Meaning.LOST, "the server sent what cannot be read"),
     OSError: (Meaning.LOST, "there is no connection"),
+    StopAsyncIteration: (Meaning.LOST, "the server hung up"),  # from the driver's reader, where a frame should begin
 }
 """Every exception class of the driver; a test fails on one that is not here."""
 

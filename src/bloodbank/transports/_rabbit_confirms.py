@@ -66,7 +66,7 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
     """Feeds a stream reader, except for what belongs to the listener.
 
     blocked: the broker takes nothing from publishers (a memory or disk alarm). paused: the socket takes nothing.
-    takes: neither, and there is a socket.
+    takes: neither, and there is a socket. heard: how often bytes came in.
     """
 
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
@@ -74,6 +74,7 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         self.blocked = False
         self.paused = False
         self.takes = False
+        self.heard = 0
         self.transport: asyncio.Transport | None = None
         self._time = loop.time
         self._channel: int | None = None
@@ -122,6 +123,7 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, which may end within a frame."""
+        self.heard += 1
         if self._rest:
             data = self._rest + data
         if not self._is_amqp:

@@ -72,12 +72,12 @@ class _Shape(NamedTuple):
 class EventFrames:
     """Writes events as frames of one channel: what differs between two of them goes into the gaps of a fixed shape.
 
-    most_bytes: of the body in one frame.
+    exchange: that they are published to. most_bytes: of the body in one frame.
     """
 
     def __init__(self, channel: int, exchange: str, most_bytes: int) -> None:
+        self.exchange = exchange
         self._channel = channel
-        self._exchange = exchange
         self._most_bytes = most_bytes
         self._shapes: dict[tuple[str, str | None, bool], _Shape] = {}
 
@@ -107,7 +107,7 @@ class EventFrames:
         ids_bytes = 73 if has_parent else 36
         between = _MILLISECONDS.size + 2 + ids_bytes + _SECONDS.size
         properties_bytes = len(before_ms) + between + len(after_ids)
-        method = publish_method(self._channel, self._exchange, message.routing_key)
+        method = publish_method(self._channel, self.exchange, message.routing_key)
         before = method + _HEADER.pack(2, self._channel, _HEADER_BYTES + properties_bytes, 60, 0)
         after = after_ids + _END
         layout = struct.Struct(f">{len(before)}sQ{len(before_ms)}sqBB{ids_bytes}sQ{len(after)}sBHI")

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from aiormq.channel import Channel
 from aiormq.connection import Connection
@@ -16,6 +16,7 @@ from bloodbank.errors import BloodbankError, PublishRejected, PublishUnknown, Tr
 from bloodbank.transports._amqp import (
     DRIVER_ERRORS,
     Meaning,
+    close_channel,
     explain,
     meaning_of,
     on_close,
@@ -33,8 +34,17 @@ IN_FLIGHT_LIMIT = 1000
 WRITE_AT_ONCE_BYTES = 65_536
 """What is published in one turn of the loop is written at its end, or when it is so much: then the broker begins
 while the rest is still being made."""
+NACKED_SECONDS = 0.5
+"""After so long with nacks for events, and no confirm of one between them, the channel is opened again.
+
+When the node dies that leads the log, RabbitMQ 3.10 nacks all that comes on the channels which knew that leader, for
+ever, although another node leads it and new channels work. Where a full queue is the reason, this costs little.
+"""
 
 _REFUSED_TOPIC = re.compile(r"access to topic '(.*?)' in exchange")
+_REFUSED_EXCHANGE = re.compile(r"exchange '(.*?)' in vhost")
+_DEFAULT_EXCHANGE = "amq.default"
+"""As RabbitMQ calls the one without a name."""
 _TOO_LARGE = re.compile(r"message size \d+ .*?(\d+)")
 _SAME_ID_IS_SAFE = "It may be stored; publishing the same id again is safe."
 
@@ -128,6 +138,7 @@ class Outlet:
                 if self._channel is not None and self._channel.connection is connection:
                     # Perhaps what we publish to was deleted.
                     await self._prepare(connection)
+                    await self._channel.close()
                 channel = await open_channel(connection, confirms=True)
                 # The driver sends no larger frame either; smaller by a frame's head and end.
                 frames = EventFrames(channel.number, self._exchange, channel.max_content_size)
@@ -237,6 +248,7 @@ class _OpenChannel:
         self._channel = channel
         self._wire = wire
         self.loop = asyncio.get_running_loop()
+        self._exchange = event_frames.exchange
         self._frames_of = event_frames.of
         # What has no tag yet, because the window is full or the broker takes nothing.
         self._unsent: deque[_Publishing] = deque()
@@ -248,6 +260,9 @@ class _OpenChannel:
         self._lowest = 1
         # How often each: one confirm may be about several of the same id, all of which came back.
         self._returned: Counter[str] = Counter()
+        self._has_confirmed = False
+        # When the first of the nacks came between which no event was confirmed.
+        self._nacked_at: float | None = None
         self._is_closing = False
         self._will_flush = False
         self._timer: asyncio.TimerHandle | None = None
@@ -284,7 +299,10 @@ class _OpenChannel:
 
     def confirmed(self, tag: int, *, multiple: bool) -> None:
         """Settle a message, or all up to it; see `Listener`."""
+        self._has_confirmed = True
         for entry in self._taken(tag, multiple=multiple):
+            if self._nacked_at is not None and type(entry.message) is Message:
+                self._nacked_at = None
             if self._returned and self._returned[message_id := _id_of(entry.message)]:
                 self._returned -= Counter((message_id,))  # drops what is at zero
                 self.was_unroutable = True
@@ -294,13 +312,16 @@ class _OpenChannel:
 
     def not_confirmed(self, tag: int, *, multiple: bool) -> None:
         """Settle a message, or all up to it, as not taken by all queues; see `Listener`."""
-        for entry in self._taken(tag, multiple=multiple):
-            entry.settle(
-                PublishUnknown(
-                    "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE,
-                    reason="nacked",
-                )
-            )
+        entries = self._taken(tag, multiple=multiple)
+        for entry in entries:
+            entry.settle(_nacked())
+        if not any(type(entry.message) is Message for entry in entries):
+            return
+        now = self.loop.time()
+        if self._nacked_at is None:
+            self._nacked_at = now
+        elif now - self._nacked_at >= NACKED_SECONDS:
+            self._give_up()
 
     def returned(self, message_id: str) -> None:
         """Note a message that no queue takes, until its confirm; see `Listener`."""
@@ -379,18 +400,44 @@ class _OpenChannel:
         what = f"RabbitMQ at {self._address} did not confirm within {entry.timeout_seconds:g} s"
         return what + (": it is short of memory or disk and takes nothing from publishers" * self._wire.blocked)
 
+    async def close(self) -> None:
+        """Close what was given up; nothing happens when it is closed already."""
+        if not self._channel.is_closed:
+            await close_channel(self._channel)
+
+    def _give_up(self) -> None:
+        """Use this channel no more: whoever publishes next opens another one."""
+        self._is_closing = True
+        for entry in self._in_flight.values():
+            entry.settle(_nacked())
+        for entry in self._unsent:
+            entry.settle(TransportUnavailable("The event was not sent: RabbitMQ does not take messages. Try again."))
+        self._in_flight.clear()
+        self._unsent.clear()
+
     def _end(self) -> None:
         self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
         why = why_closed(self._channel)
-        sent = [entry for entry in self._in_flight.values() if not entry.is_settled]
-        for entry in sent:
-            entry.settle(_failure(why, entry.message, alone=len(sent) == 1))
+        # Also those that nobody waits for any more: it may be one of them that was meant.
+        in_flight = list(self._in_flight.values())
+        blamed = frozenset[int]()
+        if meaning_of(why) is Meaning.REFUSED:
+            sent = [_sent(entry.message, self._exchange) for entry in in_flight]
+            blamed = refused(str(why), sent, is_new=not self._has_confirmed)
+        for place, entry in enumerate(in_flight):
+            entry.settle(_failure(why, is_refused=place in blamed))
         for entry in self._unsent:
             entry.settle(TransportUnavailable(f"The event was not sent: {explain(why)}. Try again."))
         self._in_flight.clear()
         self._unsent.clear()
+
+
+def _nacked() -> PublishUnknown:
+    return PublishUnknown(
+        "RabbitMQ did not confirm the event: the broker did not take the message. " + _SAME_ID_IS_SAFE, reason="nacked"
+    )
 
 
 def _unroutable() -> TransportUnavailable:
@@ -405,8 +452,8 @@ def _id_of(message: Message | Outgoing) -> str:
     return message.message_id if isinstance(message, Outgoing) else str(message.event_id)
 
 
-def _failure(error: Exception, message: Message | Outgoing, *, alone: bool) -> BloodbankError:
-    if meaning_of(error) is Meaning.REFUSED and is_refused(str(error), message.routing_key, message.body, alone=alone):
+def _failure(error: Exception, *, is_refused: bool) -> BloodbankError:
+    if is_refused:
         failure = PublishRejected(f"RabbitMQ refused the event, and it is not stored: {explain(error)}.")
     else:
         failure = PublishUnknown(f"The event was sent, and then {explain(error)}. {_SAME_ID_IS_SAFE}", reason="lost")
@@ -414,13 +461,33 @@ def _failure(error: Exception, message: Message | Outgoing, *, alone: bool) -> B
     return failure
 
 
-def is_refused(reason: str, routing_key: str, body: bytes, *, alone: bool) -> bool:
-    """Say whether the broker, which closed the channel for `reason`, meant this message.
+class Sent(NamedTuple):
+    """What the broker's reason for closing a channel can be compared with."""
 
-    It names no message. Others that were in flight on the channel may be stored, or may have been thrown away.
+    exchange: str
+    routing_key: str
+    body_bytes: int
+
+
+def _sent(message: Message | Outgoing, exchange: str) -> Sent:
+    name = message.exchange or _DEFAULT_EXCHANGE if isinstance(message, Outgoing) else exchange
+    return Sent(name, message.routing_key, len(message.body))
+
+
+def refused(reason: str, sent: Sequence[Sent], *, is_new: bool) -> frozenset[int]:
+    """Return which messages the broker meant, that closed the channel for `reason`: their places in `sent`.
+
+    It names no message. The others may be stored, or may have been thrown away; they can be sent again.
+
+    sent: all that were in flight, in order.
+    is_new: the channel has confirmed nothing. Then it refused the exchange from the beginning. Otherwise the permission
+        was taken away in between, and only the last message is certainly not stored; the others find a new channel.
     """
     if topic := _REFUSED_TOPIC.search(reason):
-        return topic[1] == routing_key
+        return frozenset(place for place, one in enumerate(sent) if one.routing_key == topic[1])
     if limit := _TOO_LARGE.search(reason):
-        return len(body) > int(limit[1])
-    return alone
+        return frozenset(place for place, one in enumerate(sent) if one.body_bytes > int(limit[1]))
+    if exchange := _REFUSED_EXCHANGE.search(reason):
+        meant = [place for place, one in enumerate(sent) if one.exchange == exchange[1]]
+        return frozenset(meant if is_new else meant[-1:])
+    return frozenset((0,) if len(sent) == 1 else ())

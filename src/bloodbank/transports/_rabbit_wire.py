@@ -9,6 +9,10 @@
     <base>.dead           quorum queue of what RabbitMQ itself gives up, and where version 0.2 set things aside
     <base>.replays        durable topic exchange, to which groups are bound as to the first, and the log is not
 
+In a cluster RabbitMQ keeps a quorum queue on three nodes and the stream on all that run when it is declared; their
+leader is where the client that declares them is connected. Nothing is asked of it that would make a queue of a former
+version look different.
+
 `<base>` is the exchange's name without `.events.v1`, with `bloodbank.` before a name that begins with `amq.`.
 """
 
@@ -147,9 +151,10 @@ async def declare_group(connection: Connection, names: Names, queue: str, patter
 async def declare_private(connection: Connection, names: Names, queue: str, pattern: str) -> None:
     """Declare the queue of a subscription without a group.
 
-    It outlives a lost connection for a while, so that the subscription misses nothing.
+    It outlives a lost connection for a while, and in a cluster the node that it was declared at, so that the
+    subscription misses nothing.
     """
-    await declare_queue(connection, queue, {"x-expires": IDLE_PRIVATE_QUEUE_MS})
+    await declare_queue(connection, queue, {"x-queue-type": "quorum", "x-expires": IDLE_PRIVATE_QUEUE_MS})
     await _bind(connection, queue, names.exchange, pattern)
 
 

@@ -33,12 +33,18 @@ from bloodbank.transports._rabbit_sending import BATCH, send_all
 from bloodbank.transports.base import DeadLetter, Delivery, Features, LogEntry, Message, Receipt
 from bloodbank.transports.base import Start as BusStart
 
+PUBLISHING_HEARTBEAT_SECONDS = 4
+"""A frozen broker is noticed within this and SILENCE_MARGIN_SECONDS: somebody waits for a confirm."""
+CONSUMING_HEARTBEAT_SECONDS = 10
+"""Longer, since the broker gives a client up as well, after two of them, whose handlers hold up the event loop."""
+
 
 class RabbitTransport:
     """A bus on RabbitMQ; see `Transport`. What it puts on the broker stands in `_rabbit_wire`.
 
     Two connections: when the broker is short of memory it blocks those that publish, and consumers go on.
-    Both are made again for ever. Raises ConfigurationError when RABBIT_URL is not set.
+    Both are made again for ever, each at the next of the nodes in RABBIT_URL. Raises ConfigurationError when that is
+    not set.
     """
 
     features = Features(
@@ -56,8 +62,8 @@ class RabbitTransport:
         self._names = wire.Names(settings.exchange_name)
         self._settings = settings
         url = settings.rabbit_url.get_secret_value()
-        self._publishing = self._link(url, "publishing")
-        self._consuming = self._link(url, "consuming")
+        self._publishing = self._link(url, "publishing", PUBLISHING_HEARTBEAT_SECONDS)
+        self._consuming = self._link(url, "consuming", CONSUMING_HEARTBEAT_SECONDS)
         # Each tells the other that the broker is back.
         self._publishing.on_up = self._consuming.wake
         self._consuming.on_up = self._publishing.wake
@@ -202,11 +208,12 @@ class RabbitTransport:
     def _stream(self, queue: str) -> RabbitLog:
         return RabbitLog(self._consuming, self._outlet, queue, timeout_seconds=self._settings.query_timeout_seconds)
 
-    def _link(self, url: str, purpose: str) -> Link:
+    def _link(self, url: str, purpose: str, heartbeat_seconds: int) -> Link:
         return Link(
             url,
             name=f"{self._settings.service_name} {purpose}",
             connect_timeout_seconds=self._settings.connect_timeout_seconds,
+            heartbeat_seconds=heartbeat_seconds,
             prepare=self._declare,
         )
 

@@ -1,0 +1,1 @@
+"""Nothing accepted is lost: real processes under load, a seeded script of faults, and a verdict that compares sets."""
