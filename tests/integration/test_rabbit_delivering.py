@@ -309,6 +309,23 @@ async def test_dead_letters_of_a_group_whose_queue_was_deleted_stay(rabbit_serve
 
 
 @pytest.mark.rabbit
+async def test_a_message_whose_own_headers_fill_a_frame_is_set_aside_with_brief_texts(
+    rabbit_server: RabbitServer, exchange: str
+) -> None:
+    event = message(headers={"large": "h" * 125_000})
+    async with (
+        transport_at(rabbit_server.url, exchange) as transport,
+        transport.subscribe("#", group="workers", prefetch=5) as deliveries,
+    ):
+        await transport.publish(event, timeout_seconds=PATIENCE_SECONDS)
+        await (await next_of(deliveries)).dead_letter(Failure("r" * 4000, "ValueError", "t" * 4000, "handler"))
+        (letter,) = await listed(transport)
+    assert letter.message == event
+    assert dict(letter.message.headers) == dict(event.headers)
+    assert letter.failure == Failure("r" * 200, "ValueError", "", "handler")
+
+
+@pytest.mark.rabbit
 async def test_deliveries_of_large_and_empty_bodies_come_whole(rabbit_server: RabbitServer, exchange: str) -> None:
     sent = [Message(uuid4(), "a.b", body) for body in (b"", b"x" * 300_000, b"", b"y" * 131_072, b"z")]
     async with (

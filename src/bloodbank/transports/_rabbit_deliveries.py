@@ -41,6 +41,11 @@ from bloodbank.transports.base import Delivery, Failure, Message, Start, compile
 logger = logging.getLogger(__name__)
 
 PREFETCH_LIMIT = 65_535
+HEADER_MARGIN_BYTES = 64
+"""What a frame of headers holds beside the properties, at most."""
+BRIEF = 200
+"""To how many characters the texts of a failure are cut, and the traceback left out, where a message has so many
+headers of its own that they would not fit beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +279,13 @@ class RabbitDelivery:
         if isinstance(failure, str):
             failure = Failure(failure)
         self._begin_to_settle()
-        headers = dead_headers(
-            failure, group=self._subscription.group or "", attempts=self.attempt, first_ms=self._first_ms
-        )
+        delivered = self._received.delivered(self._channel)
+        headers = self._dead_headers(failure)
+        if wire.headers_bytes(delivered, headers) > self._channel.max_content_size - HEADER_MARGIN_BYTES:
+            # All headers travel in one frame, and those of the message are there already.
+            reason, error, consumer = (text[:BRIEF] for text in (failure.reason, failure.error, failure.consumer))
+            headers = self._dead_headers(Failure(reason, error, "", consumer))
         async with _ReturnedOnError(self):
-            delivered = self._received.delivered(self._channel)
             await self._subscription.send_on(delivered, self._subscription.names.dead_letters, headers)
         self._remove()
 
@@ -286,6 +293,10 @@ class RabbitDelivery:
         """Let the broker deliver it again now; without a connection it does so anyway."""
         if not self._channel.is_closed:
             self._acks.give_back(self._received.tag)
+
+    def _dead_headers(self, failure: Failure) -> dict[str, str | int]:
+        group = self._subscription.group or ""
+        return dead_headers(failure, group=group, attempts=self.attempt, first_ms=self._first_ms)
 
     @property
     def _first_ms(self) -> int | None:

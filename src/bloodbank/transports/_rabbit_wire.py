@@ -266,6 +266,11 @@ def properties_again(
     )
 
 
+def headers_bytes(delivered: DeliveredMessage, headers: Mapping[str, str | int]) -> int:
+    """Return how many bytes the properties of a delivery have that is sent on with further headers."""
+    return len(properties_again(delivered, headers).marshal())
+
+
 def replayed(message: Message, queue: str | None, exchange: str) -> Outgoing:
     """Return a message that is delivered again: to a queue, or to those that are bound to an exchange, if any."""
     headers: dict[str, str | int] = {REPLAYED_HEADER: "1"}
