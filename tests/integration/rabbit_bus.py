@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiormq
-from aiormq.abc import DeliveredMessage
 
 from bloodbank import ids
 from bloodbank.config import Settings
@@ -65,11 +64,3 @@ async def plain_client(url: str) -> AsyncGenerator[aiormq.Channel]:
         yield cast("aiormq.Channel", await connection.channel())
     finally:
         await connection.close()
-
-
-async def dead_letters(url: str, queue: str) -> list[DeliveredMessage]:
-    async with plain_client(url) as channel:
-        found: list[DeliveredMessage] = []
-        while (got := await channel.basic_get(queue, no_ack=True)).body:
-            found.append(got)
-        return found
