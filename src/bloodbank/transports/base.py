@@ -9,10 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType, TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 from uuid import UUID
 
 from bloodbank.errors import BloodbankError, InvalidQuery
+
+Start = Literal["now", "beginning"] | datetime
+"""Where a new group begins: with what is published from now on, with the first entry of the log, or with the first
+one accepted at or after a time (aware)."""
+
+REASON_CHARACTERS = 4000
+"""Longest reason, error and consumer kept with a dead letter; what is longer is cut at its end."""
+TRACEBACK_CHARACTERS = 4000
+"""Longest traceback kept with a dead letter; what is longer is cut at its beginning."""
 
 
 class Message(NamedTuple):
@@ -89,6 +98,50 @@ class Features:
     detects_duplicates: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a consumer tells of the try after which it set a message aside.
+
+    reason: one line for people.
+    error: class of the exception, such as "ValueError"; "poison" for what is no envelope or has an invalid payload.
+    traceback: the end of it, at most TRACEBACK_CHARACTERS.
+    consumer: name of the handler.
+    """
+
+    reason: str
+    error: str = ""
+    traceback: str = ""
+    consumer: str = ""
+
+    def kept(self) -> Failure:
+        """Return what a transport keeps of it: texts of bounded length, and what is no text replaced."""
+        reason, error, consumer = (
+            _as_text(text[:REASON_CHARACTERS]) for text in (self.reason, self.error, self.consumer)
+        )
+        return Failure(reason, error, _as_text(self.traceback[-TRACEBACK_CHARACTERS:]), consumer)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that a consumer set aside.
+
+    number: names it in this bus; never used for another one.
+    group: that it was delivered to; empty for a subscription without a group.
+    failure: of the last try.
+    attempts: how many tries there were.
+    first_at: when the first try began, aware, UTC; None where nobody said.
+    dead_at: when it was set aside, aware, UTC.
+    """
+
+    number: int
+    group: str
+    message: Message
+    failure: Failure
+    attempts: int
+    first_at: datetime | None
+    dead_at: datetime
+
+
 class Delivery(Protocol):
     """A message handed to a consumer, who settles it exactly once."""
 
@@ -102,6 +155,16 @@ class Delivery(Protocol):
         """Which try this is, 1 for the first."""
         ...
 
+    @property
+    def first_attempt_at(self) -> datetime | None:
+        """When the first try began, aware, UTC; None where that is not known."""
+        ...
+
+    @property
+    def replayed(self) -> bool:
+        """Whether `Transport.replay` sent it: the event was there before."""
+        ...
+
     async def ack(self) -> None:
         """The work is done. Raises TransportUnavailable when the connection was lost: it comes again."""
         ...
@@ -110,8 +173,12 @@ class Delivery(Protocol):
         """Deliver it again after a delay, without holding up others."""
         ...
 
-    async def dead_letter(self, reason: str) -> None:
-        """Set it aside, with the reason; it is kept, and not delivered to this group again."""
+    async def dead_letter(self, failure: Failure | str) -> None:
+        """Set it aside with what is known of the failure, or with a reason alone.
+
+        It is kept among the dead letters, for as long as the log keeps an entry, and not delivered to this group
+        again. It is there before the delivery is gone: a crash in between sets it aside twice, and loses nothing.
+        """
         ...
 
 
@@ -153,15 +220,16 @@ class Transport(Protocol):
         ...
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int
+        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Deliver the messages whose routing key fits a pattern.
 
         pattern: words joined by dots; `*` stands for one word, `#` for any number of words.
         group: consumers of one group share its messages; the group outlives them and keeps what comes
-            meanwhile. A new group begins with what is published from now on. None: a group of one's own that
-            ends with the subscription.
+            meanwhile. None: a group of one's own that ends with the subscription.
         prefetch: most unsettled deliveries at a time.
+        start: where a new group begins; one that exists goes on where it was. What is published while a group is
+            filled from the log may come before older events, and what is published at that moment may come twice.
 
         What is not settled when the subscription or the process ends is delivered again. The iterator
         survives the loss of the connection. Messages that the log kept but the group has settled do not
@@ -188,6 +256,50 @@ class Transport(Protocol):
         Raises EventNotFound, TransportUnavailable.
         """
         ...
+
+    def dead_letters(self, *, group: str | None = None) -> AsyncIterator[DeadLetter]:
+        """Read what consumers set aside, oldest first; of one group, or of all. Reading takes nothing away.
+
+        Raises TransportUnavailable.
+        """
+        ...
+
+    async def redeliver(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back to their group alone; return how many.
+
+        Same id, body and parents; their attempts begin at 1. Each is in its group before it leaves the dead letters:
+        a crash in between delivers it twice. Numbers that are not there, and those of a subscription without a group,
+        are passed over. Raises InvalidQuery when a group does not exist any more (nothing was put back), and
+        TransportUnavailable (some may be back).
+        """
+        ...
+
+    async def discard(self, numbers: Sequence[int]) -> int:
+        """Take dead letters off the list; return how many. Raises TransportUnavailable (some may be gone)."""
+        ...
+
+    async def replay(self, messages: Sequence[Message], *, group: str | None) -> None:
+        """Deliver messages of the log again, in order, marked as replayed; the log does not get them again.
+
+        group: who gets them, whatever its patterns; None: every group of which a pattern fits. Subscriptions without
+        a group get none.
+
+        Returns when they are durable. Raises InvalidQuery for a group that does not exist (nothing was sent), and
+        TransportUnavailable (some may have been sent; doing it again is safe, and delivers those twice).
+        """
+        ...
+
+
+def require_start(start: Start) -> None:
+    """Raise InvalidQuery for what is no place to begin."""
+    if start in ("now", "beginning") or (isinstance(start, datetime) and start.tzinfo is not None):
+        return
+    raise InvalidQuery(f"{start!r} is no start. Give 'now', 'beginning' or an aware time.")
+
+
+def _as_text(text: str) -> str:
+    """Replace what UTF-8 cannot carry, such as lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @lru_cache(maxsize=1024)
