@@ -11,8 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bloodbank.causation import caused_by, uncaused
+    from bloodbank.causation import CausalThreadPool, caused_by, uncaused
     from bloodbank.config import Settings, load_settings
+    from bloodbank.consumer import BlockingPublisher, Consumer
+    from bloodbank.consuming.attempt import Attempt
+    from bloodbank.consuming.retry import Retry
     from bloodbank.correlation_tracker import CorrelationTracker
     from bloodbank.deduplication import Dedup
     from bloodbank.deferral import Lineage
@@ -60,9 +63,13 @@ __all__ = [
     "AgentContext",
     "AgentType",
     "AmbiguousEventId",
+    "Attempt",
+    "BlockingPublisher",
     "BloodbankError",
+    "CausalThreadPool",
     "CodeState",
     "ConfigurationError",
+    "Consumer",
     "CorrelationTracker",
     "Dedup",
     "Direction",
@@ -90,6 +97,7 @@ __all__ = [
     "PublishResult",
     "PublishUnknown",
     "Publisher",
+    "Retry",
     "Settings",
     "Source",
     "Status",
@@ -117,9 +125,13 @@ _HOME = {
     "AgentContext": "envelope",
     "AgentType": "envelope",
     "AmbiguousEventId": "errors",
+    "Attempt": "consuming.attempt",
+    "BlockingPublisher": "consumer",
     "BloodbankError": "errors",
+    "CausalThreadPool": "causation",
     "CodeState": "envelope",
     "ConfigurationError": "errors",
+    "Consumer": "consumer",
     "CorrelationTracker": "correlation_tracker",
     "Dedup": "deduplication",
     "Direction": "stores.base",
@@ -147,6 +159,7 @@ _HOME = {
     "PublishResult": "publisher",
     "PublishUnknown": "errors",
     "Publisher": "publisher",
+    "Retry": "consuming.retry",
     "Settings": "config",
     "Source": "envelope",
     "Status": "publisher",

@@ -51,7 +51,8 @@ def parents_in(environment: Mapping[str, str]) -> tuple[UUID, ...]:
     return tuple(dict.fromkeys(parents))
 
 
-_current: ContextVar[tuple[UUID, ...]] = ContextVar("bloodbank_current_parents", default=parents_in(os.environ))
+_inherited = parents_in(os.environ)
+_current: ContextVar[tuple[UUID, ...]] = ContextVar("bloodbank_current_parents", default=_inherited)
 
 
 def current_parents() -> tuple[UUID, ...]:

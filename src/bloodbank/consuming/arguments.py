@@ -30,7 +30,7 @@ class Arguments:
     """How to call one handler.
 
     function: the handler. provided: objects that do not come from the event, by class.
-    registry: models of payloads whose class the annotations leave open.
+    registry: returns the models of payloads whose class the annotations leave open.
     namespace: names that the annotations may use beside those of the function's module.
 
     Raises ConfigurationError for a parameter that nothing fits.
@@ -41,7 +41,7 @@ class Arguments:
         function: Function,
         *,
         provided: Mapping[type, Callable[[], object]],
-        registry: EventRegistry,
+        registry: Callable[[], EventRegistry],
         namespace: Mapping[str, Any] | None = None,
     ) -> None:
         self._provided = provided
@@ -68,8 +68,8 @@ class Arguments:
             hints = typing.get_type_hints(_annotated(function), localns=dict(namespace))
         except (NameError, TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"The annotations of the handler {self._label} cannot be read: {error}. They must be names that exist when "
-                "the program runs, so import them outside of `if TYPE_CHECKING`."
+                f"The annotations of the handler {self._label} cannot be read: {error}. They must be names that "
+                "exist when the program runs, so import them outside of `if TYPE_CHECKING`."
             ) from error
         for parameter in parameters:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -80,8 +80,8 @@ class Arguments:
                 continue
             if filler is None:
                 raise ConfigurationError(
-                    f"The parameter {parameter.name!r} of the handler {self._label} asks for nothing that can be given. "
-                    f"{_WANTED}."
+                    f"The parameter {parameter.name!r} of the handler {self._label} asks for nothing that can be "
+                    f"given. {_WANTED}."
                 )
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 self._positional.append(filler)
@@ -91,14 +91,13 @@ class Arguments:
     def _filler(self, annotation: object) -> Filler | None:
         if annotation is Attempt:
             return lambda attempt: attempt
-        if isinstance(annotation, type):
-            for provided, provide in self._provided.items():
-                if issubclass(annotation, provided):
-                    return lambda _: provide()
-            if issubclass(annotation, EventEnvelope):
-                self._want(_payload_type(cast("type[EventEnvelope[Any]]", annotation)))
-                return lambda attempt: attempt.event
-        if _is_object(annotation) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        for provided, provide in self._provided.items():
+            if _is_kind_of(annotation, provided):
+                return lambda _: provide()
+        if _is_kind_of(annotation, EventEnvelope):
+            self._want(_payload_type(cast("type[EventEnvelope[Any]]", annotation)))
+            return lambda attempt: attempt.event
+        if _is_object(annotation) or _is_kind_of(annotation, BaseModel):
             self._want(annotation)
             return lambda attempt: attempt.event.payload
         return None
@@ -116,7 +115,7 @@ class Arguments:
             return lambda event: event
         if isinstance(wanted, type) and issubclass(wanted, BaseModel):
             return lambda event: _typed(event, wanted)
-        return lambda event: _with_payload(event, registry.validate(event.event_type, event.payload))
+        return lambda event: _with_payload(event, registry().validate(event.event_type, event.payload))
 
 
 def name_of(function: Function) -> str:
@@ -127,7 +126,7 @@ def name_of(function: Function) -> str:
 
 
 def _annotated(function: Function) -> Function:
-    """Return what has the annotations: the function, that of a `partial`, or the method that makes an object callable."""
+    """Return what has the annotations: the function, that of a `partial`, or the `__call__` of an object."""
     while isinstance(function, functools.partial):
         function = cast("functools.partial[Any]", function).func
     return function if inspect.isroutine(function) else type(function).__call__
@@ -136,6 +135,10 @@ def _annotated(function: Function) -> Function:
 def _payload_type(envelope: type[EventEnvelope[Any]]) -> object:
     arguments = envelope.__pydantic_generic_metadata__["args"]
     return arguments[0] if arguments else Any
+
+
+def _is_kind_of(annotation: object, base: type) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, base)
 
 
 def _is_object(annotation: object) -> bool:

@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 POISON = "poison"
 """Stands for the class of the exception where a message is no event, or its payload not what the handler takes."""
-MAX_TRACEBACK_CHARACTERS = 4000
 MAX_MESSAGE_CHARACTERS = 2000
 """Longest message of a failure event; what is longer is cut."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
@@ -40,14 +39,13 @@ Publish = Callable[[EventEnvelope[Any]], Awaitable[object]]
 
 def failure_of(error: Exception, consumer: str, *, poison: bool = False) -> Failure:
     """Tell of an exception: its class, one line, and the end of its traceback."""
-    text = _clean(str(error)) or type(error).__name__
-    lines = "".join(traceback.format_exception(error))
+    name = type(error).__name__
     return Failure(
-        reason=_cut(" ".join(text.split())),
-        error=POISON if poison else type(error).__name__,
-        traceback=_clean(lines)[-MAX_TRACEBACK_CHARACTERS:],
+        reason=_cut(" ".join(str(error).split()) or name),
+        error=POISON if poison else name,
+        traceback="".join(traceback.format_exception(error)),
         consumer=consumer,
-    )
+    ).kept()
 
 
 def failure_event(
@@ -88,7 +86,13 @@ def failed_in(event: EventEnvelope[Any]) -> str | None:
 
 
 async def give_up(
-    delivery: Delivery, failure: Failure, *, event: EventEnvelope[Any] | None, group: str, attempts: int, publish: Publish
+    delivery: Delivery,
+    failure: Failure,
+    *,
+    event: EventEnvelope[Any] | None,
+    group: str,
+    attempts: int,
+    publish: Publish,
 ) -> None:
     """Publish the failure, confirmed; then set the delivery aside, which settles it.
 
@@ -135,10 +139,6 @@ async def _publish(told: EventEnvelope[Any], publish: Publish, event_id: UUID) -
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
         else:
             return
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _cut(text: str) -> str:

@@ -8,17 +8,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from bloodbank.causation import handling
 from bloodbank.consuming.arguments import Arguments, Function
 from bloodbank.consuming.attempt import Attempt
 from bloodbank.consuming.retry import Retry
 from bloodbank.envelope import EventEnvelope
+from bloodbank.transports.base import Start
 
-Start = Literal["now", "beginning"] | datetime
-"""Where a group that is new begins: with what comes from now on, with the whole log, or at an aware time."""
 OrderedBy = Callable[[EventEnvelope[Any]], Hashable]
 
 
@@ -26,9 +24,12 @@ OrderedBy = Callable[[EventEnvelope[Any]], Hashable]
 class Handler:
     """A function that handles the events of a pattern, for a group.
 
-    name: stands in failures and logs. prefetch: most unsettled deliveries at a time. concurrency: most of them that
-    run at a time. ordered_by: events of one key are handled one after the other; None: each on its own.
-    once: an event that the group has handled is not handled again. timeout_seconds: longest run; None: any.
+    name: stands in failures and logs.
+    concurrency: most events that it handles at a time.
+    prefetch: most unsettled deliveries at a time; None: as the settings say.
+    ordered_by: events of one key are handled one after the other; None: each on its own.
+    once: an event that the group has handled is not handled again.
+    timeout_seconds: longest run; None: any.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Handler:
     group: str
     start: Start
     concurrency: int
-    prefetch: int
+    prefetch: int | None
     ordered_by: OrderedBy | None
     retry: Retry
     once: bool

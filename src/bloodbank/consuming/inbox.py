@@ -92,9 +92,7 @@ class GuardedInbox:
     def _is_left_alone(self) -> bool:
         """Say whether nobody need be asked now, so that nobody waits behind a probe."""
         state = self._breaker.state
-        return state is BreakerState.HALF_OPEN or (
-            state is BreakerState.OPEN and self._breaker.seconds_until_probe > 0
-        )
+        return state is BreakerState.HALF_OPEN or (state is BreakerState.OPEN and self._breaker.seconds_until_probe > 0)
 
     async def _ask_seen(self, group: str, event_ids: Sequence[UUID]) -> set[UUID]:
         async def ask() -> set[UUID]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from bloodbank.errors import ConfigurationError, InvalidEvent
 
+LONGEST_DELAY_SECONDS = 86_400.0
+"""A day: what waits for longer is better set aside, and delivered again by hand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -41,6 +44,8 @@ class Retry:
                 f"Retry(attempts={self.attempts}, deliveries={self.deliveries}) cannot be: there is one attempt at "
                 "least, and as many deliveries."
             )
+        if self.longest_seconds > LONGEST_DELAY_SECONDS:
+            raise ConfigurationError(f"longest_seconds is {self.longest_seconds}, and at most {LONGEST_DELAY_SECONDS}.")
         if not (0 <= self.first_seconds <= self.longest_seconds and self.factor >= 1 and 0 <= self.jitter <= 1):
             raise ConfigurationError(
                 "Retry needs 0 <= first_seconds <= longest_seconds, factor >= 1 and jitter between 0 and 1."
