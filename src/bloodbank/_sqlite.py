@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import orjson
 
@@ -47,6 +49,7 @@ class Database:
 
     def __init__(self, path: Path, *, readers: int = 2, busy_seconds: float = 5.0, queue_limit: int = 10_000) -> None:
         self.path = path.absolute()
+        self.is_in_memory = False
         self._readers = readers
         self._busy_seconds = busy_seconds
         self._queue_limit = queue_limit
@@ -54,6 +57,15 @@ class Database:
         self._opening = threading.Lock()
         self._users = 0
         self._file: _OpenFile | None = None
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """Return a database in this process' memory: no other object shares it, and its last user ends it."""
+        # An absolute path, for which the system is not asked.
+        database = cls(Path("/"))
+        database.path = Path(":memory:")
+        database.is_in_memory = True
+        return database
 
     async def __aenter__(self) -> Self:
         """Open, or join those who did. Raises sqlite3.Error, OSError."""
@@ -107,10 +119,18 @@ class Database:
         file = self._require_open()
         return await asyncio.get_running_loop().run_in_executor(file.threads, file.data_version)
 
-    async def ensure_format(self, part: str, version: int, script: str) -> None:
-        """Create the tables of a part of the file unless they are there. Raises StoreFormatError for other versions."""
-        if not await self.read(lambda connection: _has_format(connection, self.path, part, version)):
-            await self.write(lambda connection: _create_format(connection, self.path, part, version, script))
+    async def ensure_format(
+        self, part: str, version: int, script: str, *, upgrades: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        """Create the tables of a part of the file unless they are there, in this version.
+
+        upgrades: scripts by the version that each makes the next one of; they run in one transaction.
+
+        Raises StoreFormatError for other versions.
+        """
+        form = _Form(self.path, part, version, script, upgrades)
+        if not await self.read(form.is_there):
+            await self.write(form.create)
 
     def _require_open(self) -> _OpenFile:
         if self._file is None:
@@ -120,7 +140,8 @@ class Database:
     def _enter(self) -> None:
         with self._opening:
             if self._users == 0:
-                self._file = _OpenFile(self.path, self._readers, self._busy_seconds, self._queue_limit)
+                place = _memory() if self.is_in_memory else _file(self.path)
+                self._file = _OpenFile(place, self._readers, self._busy_seconds, self._queue_limit)
             self._users += 1
 
     def _leave(self) -> None:
@@ -206,21 +227,41 @@ def now_microseconds() -> int:
     return time.time_ns() // 1000
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a database is: URIs for writing and reading, and what a connection holds while it works."""
+
+    writing: str
+    reading: str
+    turn: AbstractContextManager[Any]
+
+
+def _file(path: Path) -> _Place:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _Place(path.as_uri(), f"{path.as_uri()}?mode=ro", nullcontext())
+
+
+def _memory() -> _Place:
+    """Several connections share it by its name. It has no WAL, so that one works at a time."""
+    uri = f"file:/{uuid4().hex}?vfs=memdb"
+    return _Place(uri, f"{uri}&mode=ro", threading.Lock())
+
+
 class _OpenFile:
     """What exists while the file is open: the writer, the threads that read and their connections."""
 
-    def __init__(self, path: Path, readers: int, busy_seconds: float, queue_limit: int) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, place: _Place, readers: int, busy_seconds: float, queue_limit: int) -> None:
         self.turns = asyncio.Semaphore(readers)
-        self._writer = Writer(path, busy_seconds)
+        self._turn = place.turn
+        self._writer = Writer(place.writing, busy_seconds, place.turn)
         self._queue_limit = queue_limit
         self._queue: Queue | None = None
         self._connections: list[sqlite3.Connection] = []
         try:
-            self._watch = self._connect_reader(path)
+            self._watch = self._connect_reader(place.reading)
             self._idle: queue.SimpleQueue[_ReadConnection] = queue.SimpleQueue()
             for _ in range(readers):
-                self._idle.put(self._connect_reader(path))
+                self._idle.put(self._connect_reader(place.reading))
         except BaseException:
             self._writer.stop()
             self._close_readers()
@@ -243,17 +284,19 @@ class _OpenFile:
         try:
             connection.given_up = given_up
             connection.set_progress_handler(given_up.is_set, STEPS_BETWEEN_LOOKS)
-            connection.execute("BEGIN")
-            try:
-                return question(connection)
-            finally:
-                connection.rollback()
+            with self._turn:
+                connection.execute("BEGIN")
+                try:
+                    return question(connection)
+                finally:
+                    connection.rollback()
         finally:
             self._idle.put(connection)
 
     def data_version(self) -> int:
         """Ask SQLite whether others have written (https://www.sqlite.org/pragma.html#pragma_data_version)."""
-        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+        with self._turn:
+            return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
 
     def close(self) -> None:
         """Run what is queued, wait for the readers, close. Blocks."""
@@ -263,9 +306,9 @@ class _OpenFile:
         self._close_readers()
         self._writer.close()
 
-    def _connect_reader(self, path: Path) -> _ReadConnection:
+    def _connect_reader(self, uri: str) -> _ReadConnection:
         connection = sqlite3.connect(
-            f"{path.as_uri()}?mode=ro",
+            uri,
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -308,25 +351,51 @@ def _explain(error: sqlite3.Error, path: Path) -> str:
 _SQL = load_queries("bloodbank", "_sqlite.sql")
 
 
-def _has_format(connection: sqlite3.Connection, path: Path, part: str, version: int) -> bool:
-    if not connection.execute(_SQL["has_formats"]).fetchone()[0]:
-        return False
-    row = connection.execute(_SQL["format_of"], {"part": part}).fetchone()
-    if row is not None and row[0] != version:
-        raise StoreFormatError(
-            f"{path} holds format {row[0]} of the {part}, and this version of Bloodbank reads format {version}. "
-            "Nothing was changed. Install the version that wrote the file, or use another data folder."
-        )
-    return row is not None
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The tables of a part of a file, in the version that this program uses."""
+
+    path: Path
+    part: str
+    version: int
+    script: str
+    upgrades: Mapping[int, str]
+
+    def is_there(self, connection: sqlite3.Connection) -> bool:
+        """Say whether the part is there in this version. Raises StoreFormatError for one that stays another."""
+        return self._found(connection) == self.version
+
+    def create(self, connection: sqlite3.Connection) -> None:
+        """Create the part, or make this version of an older one. Raises as `is_there`."""
+        connection.execute(_SQL["create_formats"])
+        found = self._found(connection)
+        if found is None:
+            _execute_script(connection, self.script)
+            connection.execute(_SQL["add_format"], {"part": self.part, "version": self.version})
+            return
+        for older in range(found, self.version):
+            _execute_script(connection, self.upgrades[older])
+        connection.execute(_SQL["change_format"], {"part": self.part, "version": self.version})
+
+    def _found(self, connection: sqlite3.Connection) -> int | None:
+        if not connection.execute(_SQL["has_formats"]).fetchone()[0]:
+            return None
+        row = connection.execute(_SQL["format_of"], {"part": self.part}).fetchone()
+        if row is None:
+            return None
+        version: int = row[0]
+        if version > self.version or not self.upgrades.keys() >= set(range(version, self.version)):
+            raise StoreFormatError(
+                f"{self.path} holds format {version} of the {self.part}, and this version of Bloodbank reads format "
+                f"{self.version}. Nothing was changed. Install the version that wrote the file, or use another data "
+                "folder."
+            )
+        return version
 
 
-def _create_format(connection: sqlite3.Connection, path: Path, part: str, version: int, script: str) -> None:
-    connection.execute(_SQL["create_formats"])
-    if _has_format(connection, path, part, version):
-        return
+def _execute_script(connection: sqlite3.Connection, script: str) -> None:
     for statement in _statements(script):
         connection.execute(statement)
-    connection.execute(_SQL["add_format"], {"part": part, "version": version})
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -14,3 +14,6 @@ SELECT version FROM format WHERE part = :part
 
 -- name: add_format
 INSERT INTO format (part, version) VALUES (:part, :version)
+
+-- name: change_format
+UPDATE format SET version = :version WHERE part = :part

@@ -15,10 +15,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, groupby, repeat
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bloodbank.errors import BloodbankError, NotOpen
@@ -172,12 +172,16 @@ _Outcome = tuple[_Pending, Any, BaseException | None]
 
 
 class Writer:
-    """The thread that writes."""
+    """The thread that writes.
 
-    def __init__(self, path: Path, busy_seconds: float) -> None:
+    uri: of the database. turn: held while a group is written.
+    """
+
+    def __init__(self, uri: str, busy_seconds: float, turn: AbstractContextManager[Any]) -> None:
         self._busy_seconds = busy_seconds
+        self._turn = turn
         # SQLite itself waits for no lock: the writer does, and looks meanwhile whether it should give up.
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+        self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=0)
         try:
             _require_json(self._connection)
             # FULL: a commit is on the disk when it answers, and outlives a power cut.
@@ -223,7 +227,9 @@ class Writer:
 
     def _run(self) -> None:
         while group := self._next_group():
-            _deliver(self._commit(group))
+            with self._turn:
+                outcomes = self._commit(group)
+            _deliver(outcomes)
 
     def _next_group(self) -> list[_Pending]:
         """Wait for items; return none when closing began and all are done."""

@@ -6,7 +6,9 @@ opened on it, as several processes would.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import pytest
 
 from bloodbank._sqlite import Database
 from bloodbank.config import Settings
@@ -27,6 +30,9 @@ from bloodbank.transports.rabbit import RabbitTransport
 from tests.servers.process import Server
 
 LEASE_SECONDS = 1.5
+OF_PROCESSES = ("embedded", pytest.param("rabbit", marks=pytest.mark.rabbit))
+"""Buses that several processes share. That in memory passes the same tests, without those of other processes."""
+LONGEST_OUTAGE_SECONDS = 60.0
 DATABASE_FILE = "bus.db"
 
 
@@ -68,6 +74,31 @@ class LockedFile(Interruptible):
             self._holder = None
 
 
+class LockedMemory(Interruptible):
+    """Memory has no other program; a writer that is held up comes nearest, and after it all is as it was."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._released: threading.Event | None = None
+        self._holding: asyncio.Task[None] | None = None
+
+    async def stop(self) -> None:
+        self._released, reached = threading.Event(), threading.Event()
+        self._holding = asyncio.create_task(self._database.write(lambda _, r=self._released: _hold(reached, r)))
+        await anyio.to_thread.run_sync(reached.wait)
+
+    async def start(self) -> None:
+        if self._released is not None and self._holding is not None:
+            self._released.set()
+            await self._holding
+            self._released = self._holding = None
+
+
+def _hold(reached: threading.Event, released: threading.Event) -> None:
+    reached.set()
+    assert released.wait(LONGEST_OUTAGE_SECONDS)
+
+
 class StoppedServer(Interruptible):
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -93,6 +124,17 @@ class Bus:
     def transport(self) -> Transport:
         """Return one more transport on this bus; it is not open."""
         return make_transport(self.description)
+
+
+class MemoryBus(Bus):
+    """One bus in the memory of this process, for as long as the database is open."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__({"backend": "memory"}, LockedMemory(database))
+        self._database = database
+
+    def transport(self) -> Transport:
+        return embedded_transport(self._database)
 
 
 class Index:
@@ -135,8 +177,12 @@ def make_transport(description: dict[str, Any]) -> Transport:
         return RabbitTransport(
             Settings(_env_file=None, rabbit_url=description["url"], exchange_name=description["exchange"])
         )
+    return embedded_transport(Database(Path(description["path"]), busy_seconds=2.0))
+
+
+def embedded_transport(database: Database) -> Transport:
     return EmbeddedTransport(
-        Database(Path(description["path"]), busy_seconds=2.0),
+        database,
         retention_seconds=86_400,
         lease_seconds=LEASE_SECONDS,
         poll_seconds=0.02,

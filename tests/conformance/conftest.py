@@ -12,15 +12,28 @@ from bloodbank._sqlite import Database
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports.base import Transport
-from tests.conformance.backends import Bus, Index, embedded_bus, rabbit_bus, redis_index, sqlite_index
+from tests.conformance.backends import (
+    OF_PROCESSES,
+    Bus,
+    Index,
+    MemoryBus,
+    embedded_bus,
+    rabbit_bus,
+    redis_index,
+    sqlite_index,
+)
 
 
-@pytest.fixture(params=["embedded", pytest.param("rabbit", marks=pytest.mark.rabbit)])
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Bus:
+@pytest.fixture(params=[*OF_PROCESSES, "memory"])
+async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bus]:
     """A bus that nobody else uses."""
     if request.param == "rabbit":
-        return rabbit_bus(request.getfixturevalue("rabbit_server"))
-    return embedded_bus(tmp_path)
+        yield rabbit_bus(request.getfixturevalue("rabbit_server"))
+    elif request.param == "embedded":
+        yield embedded_bus(tmp_path)
+    else:
+        async with Database.in_memory() as database:
+            yield MemoryBus(database)
 
 
 @pytest.fixture

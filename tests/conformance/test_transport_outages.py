@@ -14,7 +14,7 @@ import pytest
 
 from bloodbank.errors import NotOpen, PublishUnknown, TransportUnavailable
 from bloodbank.transports.base import Receipt, Transport
-from tests.conformance.backends import Bus
+from tests.conformance.backends import OF_PROCESSES, Bus
 from tests.conformance.messages import (
     ids,
     message,
@@ -28,6 +28,8 @@ from tests.conformance.messages import (
 )
 
 ROOT = Path(__file__).parents[2]
+# Without the bus in memory: no other process sees it, and its writer outlives a transport.
+several_processes = pytest.mark.parametrize("bus", OF_PROCESSES, indirect=True)
 
 
 async def test_a_restart_keeps_the_log(bus: Bus) -> None:
@@ -103,6 +105,7 @@ async def test_a_delivery_held_over_an_outage_is_settled_or_comes_again(bus: Bus
             assert received <= {held.event_id, after.event_id}
 
 
+@several_processes
 async def test_closing_works_while_a_publish_is_blocked(bus: Bus) -> None:
     transport = bus.transport()
     await transport.__aenter__()
@@ -115,6 +118,7 @@ async def test_closing_works_while_a_publish_is_blocked(bus: Bus) -> None:
     assert isinstance(outcome, TransportUnavailable | PublishUnknown | NotOpen)
 
 
+@several_processes
 async def test_a_publish_of_another_process_wakes_a_consumer(bus: Bus, transport: Transport) -> None:
     async with (
         transport.subscribe("peer.#", group="workers", prefetch=5) as deliveries,
@@ -126,6 +130,7 @@ async def test_a_publish_of_another_process_wakes_a_consumer(bus: Bus, transport
     assert received == [published, published]
 
 
+@several_processes
 async def test_what_a_killed_process_held_is_delivered_again(bus: Bus, transport: Transport) -> None:
     sent = message()
     async with transport.subscribe("#", group="workers", prefetch=1):
@@ -143,6 +148,7 @@ async def test_what_a_killed_process_held_is_delivered_again(bus: Bus, transport
             await delivery.ack()
 
 
+@several_processes
 async def test_processes_that_publish_at_the_same_time_lose_nothing(bus: Bus, transport: Transport) -> None:
     mine = messages(100)
     async with _peer(bus, publish=100) as one, _peer(bus, publish=100) as two:
@@ -155,6 +161,7 @@ async def test_processes_that_publish_at_the_same_time_lose_nothing(bus: Bus, tr
         assert [one for one in dict.fromkeys(logged) if one in set(published)] == published
 
 
+@several_processes
 async def test_a_killed_publisher_leaves_what_was_confirmed(bus: Bus, transport: Transport) -> None:
     async with _peer(bus, publish=100_000) as peer:
         confirmed = [await _printed_id(peer) for _ in range(20)]

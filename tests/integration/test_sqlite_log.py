@@ -23,7 +23,7 @@ from bloodbank.errors import (
 from bloodbank.ids import new_event_id
 from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports import _embedded_log as log
-from bloodbank.transports.base import Message, Receipt
+from bloodbank.transports.base import Failure, Message, Receipt
 from bloodbank.transports.embedded import EmbeddedTransport
 from tests.integration.sqlite_gate import DEADLINE_SECONDS, Gate
 
@@ -129,10 +129,10 @@ async def test_a_dead_letter_outlives_its_entry_by_the_retention(database: Datab
             await publish(transport, poison)
             await (await anext(deliveries)).dead_letter("because")
         execute(database, "UPDATE log SET logged_at = 0")
-    async with opened(database):
+    async with opened(database) as transport:
         await until(lambda: count(database, "log") == 0)
-        kept = execute(database, "SELECT group_name, attempt, reason, event_id, body FROM dead_letter")
-        assert kept == [("workers", 1, "because", poison.event_id.bytes, b"poison")]
+        (kept,) = [letter async for letter in transport.dead_letters()]
+        assert (kept.group, kept.attempts, kept.failure, kept.message) == ("workers", 1, Failure("because"), poison)
         execute(database, "UPDATE dead_letter SET dead_at = 0")
     async with opened(database):
         await until(lambda: count(database, "dead_letter") == 0)
@@ -293,6 +293,142 @@ async def test_transport_and_store_share_one_file(database: Database) -> None:
     assert count(database, "log") == 1
 
 
+async def test_what_was_put_back_outlives_its_entry_in_the_log(database: Database) -> None:
+    poison = message(b"poison", digest=b"d" * 16, headers={"a": "b"}, app_id="app", correlation_id=new_event_id())
+    async with opened(database) as transport:
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            await publish(transport, poison)
+            await (await anext(deliveries)).dead_letter("because")
+        execute(database, "UPDATE log SET logged_at = 0")
+    async with opened(database) as transport:
+        await until(lambda: count(database, "log") == 0)
+        (letter,) = [letter async for letter in transport.dead_letters()]
+        assert await transport.redeliver([letter.number]) == 1
+    async with opened(database) as transport:
+        await publish(transport, message())
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            again = await anext(deliveries)
+            assert tuple(again.message) == tuple(poison)
+            assert count(database, "resent") == 1
+            await again.ack()
+    assert count(database, "resent") == 0
+
+
+async def test_dead_letters_of_a_forgotten_group_stay_and_say_so(database: Database) -> None:
+    async with opened(database) as transport:
+        for group in ("stays", "gone"):
+            async with transport.subscribe("#", group=group, prefetch=1) as deliveries:
+                await publish(transport, message())
+                await (await anext(deliveries)).dead_letter("because")
+        async with transport.subscribe("#", group="gone", prefetch=1):
+            await transport.replay([message()], group="gone")
+        execute(database, "UPDATE consumer_group SET seen_at = 0 WHERE name = 'gone'")
+    async with opened(database) as transport:
+        await until(lambda: count(database, "consumer_group") == 1)
+        assert (count(database, "resent"), count(database, "delivery")) == (0, 0)
+        numbers = [letter.number async for letter in transport.dead_letters()]
+        with pytest.raises(InvalidQuery, match="no group 'gone'"):
+            await transport.redeliver(numbers)
+        assert [letter.number async for letter in transport.dead_letters()] == numbers
+
+
+async def test_a_number_of_a_dead_letter_is_never_used_again(database: Database, transport: EmbeddedTransport) -> None:
+    numbers: list[int] = []
+    for _ in range(2):
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            await publish(transport, message())
+            await (await anext(deliveries)).dead_letter("because")
+        numbers += [letter.number async for letter in transport.dead_letters()]
+        await transport.discard(numbers)
+    assert len(set(numbers)) == 2
+
+
+async def test_what_is_put_back_while_consumers_of_another_process_wait_reaches_them(database: Database) -> None:
+    async with (
+        opened(database) as mine,
+        opened(Database(database.path)) as theirs,
+        theirs.subscribe("#", group="workers", prefetch=1) as deliveries,
+    ):
+        await publish(mine, sent := message())
+        await (await anext(deliveries)).dead_letter("because")
+        (letter,) = [letter async for letter in mine.dead_letters()]
+        await mine.redeliver([letter.number])
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert (await anext(deliveries)).message == sent
+
+
+FORMAT_1 = (Path(__file__).parent / "embedded_format_1.sql").read_text()
+"""The tables of version 0.2.0, and what it left in them: an entry, one in the hands of a killed consumer, and two dead
+letters, one of which the log has forgotten."""
+
+
+def as_version_0_2_left_it(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as older:
+        older.execute("PRAGMA journal_mode = WAL")
+        older.executescript(FORMAT_1)
+
+
+async def test_a_file_of_version_0_2_is_taken_over_with_all_that_is_in_it(database: Database) -> None:
+    as_version_0_2_left_it(database.path)
+    async with opened(database) as transport:
+        assert [(entry.position, entry.message.body) async for entry in transport.read_log()] == [
+            (4, b"held"),
+            (5, b"waiting"),
+        ]
+        held, forgotten = [letter async for letter in transport.dead_letters()]
+        assert (held.number, held.group, held.failure, held.attempts) == (7, "workers", Failure("broken"), 3)
+        assert (held.first_at, held.message.app_id, held.message.digest) == (None, "app", b"d" * 16)
+        assert (forgotten.number, forgotten.group, forgotten.message.body) == (9, "", b"forgotten")
+        async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+            first, second = await anext(deliveries), await anext(deliveries)
+            assert [one.message.body for one in (first, second)] == [b"held", b"waiting"]
+            # The old version did not note when it began.
+            assert (first.attempt, first.first_attempt_at) == (2, None)
+            assert second.first_attempt_at is not None
+            await first.ack()
+            await second.dead_letter("new")
+        assert [letter.number async for letter in transport.dead_letters()] == [7, 9, 10]
+        assert await transport.redeliver([7]) == 1
+    async with opened(Database(database.path)) as transport:
+        assert [letter.number async for letter in transport.dead_letters()] == [9, 10]
+
+
+async def test_a_file_that_was_taken_over_has_the_tables_of_a_new_one(database: Database, tmp_path: Path) -> None:
+    as_version_0_2_left_it(database.path)
+    new = Database(tmp_path / "new.db")
+    async with opened(database), opened(new):
+        pass
+
+    def tables(of: Database) -> dict[str, list[Any]]:
+        names = [name for (name,) in execute(of, "SELECT name FROM sqlite_schema WHERE type IN ('table', 'index')")]
+        return {name: sorted(row[1:] for row in execute(of, f"PRAGMA table_xinfo('{name}')")) for name in names}
+
+    assert tables(database) == tables(new)
+    # The place where `resent` begins to count.
+    start = "SELECT seq FROM sqlite_sequence WHERE name = 'resent'"
+    assert execute(database, start) == execute(new, start)
+
+
+async def test_a_file_that_cannot_be_taken_over_is_left_as_it_was(database: Database) -> None:
+    as_version_0_2_left_it(database.path)
+    execute(database, "DROP TABLE delivery")
+    before = execute(database, "SELECT name, sql FROM sqlite_schema ORDER BY name")
+    with pytest.raises(TransportUnavailable):
+        await opened(database).__aenter__()
+    assert execute(database, "SELECT name, sql FROM sqlite_schema ORDER BY name") == before
+    assert execute(database, "SELECT version FROM format WHERE part = 'log'") == [(1,)]
+
+
+async def test_two_processes_take_a_file_over_once(database: Database) -> None:
+    as_version_0_2_left_it(database.path)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        transports = [opened(Database(database.path)) for _ in range(3)]
+        await asyncio.gather(*(transport.__aenter__() for transport in transports))
+        for transport in transports:
+            assert [letter.number async for letter in transport.dead_letters()] == [7, 9]
+        await asyncio.gather(*(transport.__aexit__(None, None, None) for transport in transports))
+
+
 @pytest.mark.parametrize("part", ["log", "index"])
 async def test_a_file_of_a_newer_version_is_refused(database: Database, part: str) -> None:
     async with opened(database), SqliteStore(database):
@@ -302,7 +438,8 @@ async def test_a_file_of_a_newer_version_is_refused(database: Database, part: st
     with pytest.raises(StoreFormatError, match=f"format 99 of the {part}"):
         await refused.__aenter__()
     # Nothing stays open behind the refusal.
-    execute(database, f"UPDATE format SET version = 1 WHERE part = '{part}'")
+    version = log.FORMAT if part == "log" else 1
+    execute(database, f"UPDATE format SET version = {version} WHERE part = '{part}'")
     async with refused:
         pass
 

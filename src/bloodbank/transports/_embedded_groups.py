@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
 
-import orjson
-
 from bloodbank._sqlite import Database, now_microseconds, translated
 from bloodbank.errors import TransportUnavailable
-from bloodbank.transports._embedded_log import SQL, message_of
-from bloodbank.transports.base import Message, matches
+from bloodbank.transports._embedded_dead_letters import bury
+from bloodbank.transports._embedded_log import SQL, message_of, start_of
+from bloodbank.transports.base import Failure, Message, Start, matches
 
 SCAN_LIMIT = 1000
 """Most entries looked at in one transaction while searching for some that fit a pattern."""
-MAX_REASON_CHARACTERS = 4000
-"""Longest reason kept with a dead letter; what is longer is cut."""
+FIRST_RESENT = 1 << 62
+"""From here on positions are not those of the log: what a group is given beside it."""
 MICROSECONDS = 1_000_000
 
 
@@ -26,12 +25,15 @@ MICROSECONDS = 1_000_000
 class Claim:
     """An entry that was taken for a consumer.
 
+    first_at: when it was taken for the first time, microseconds since 1970; None where nobody noted it.
     tried: it reached the consumer. settled: the consumer has said what becomes of it.
     """
 
     position: int
     attempt: int
     message: Message
+    first_at: int | None
+    replayed: bool = False
     tried: bool = False
     settled: bool = False
 
@@ -52,7 +54,7 @@ class Group(Protocol):
     """Where a subscription gets its entries and says what became of them. All raise TransportUnavailable."""
 
     async def join(self) -> None:
-        """Begin; a new group begins behind what is in the log."""
+        """Begin; a new group begins where it was told to."""
         ...
 
     async def fetch(self, room: int) -> Fetch:
@@ -71,8 +73,8 @@ class Group(Protocol):
         """Hand it out again after a delay."""
         ...
 
-    async def dead_letter(self, claim: Claim, reason: str) -> None:
-        """Set it aside with the reason."""
+    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+        """Set it aside with what is known of the failure."""
         ...
 
     async def give_back(self, claims: Iterable[Claim]) -> None:
@@ -85,13 +87,15 @@ class DurableGroup:
 
     Patterns of one group add up: each of its consumers gets what fits any of them.
 
+    start: where it begins when it is new.
     lease_seconds: how long others wait for this consumer when it gives no sign of life.
     """
 
-    def __init__(self, database: Database, name: str, pattern: str, *, lease_seconds: float) -> None:
+    def __init__(self, database: Database, name: str, pattern: str, *, start: Start, lease_seconds: float) -> None:
         self._database = database
         self._name = name
         self._pattern = pattern
+        self._start: Start = start
         self._lease = int(lease_seconds * MICROSECONDS)
         self._owner = uuid4().bytes
         self._group_id = 0
@@ -100,8 +104,14 @@ class DurableGroup:
 
     async def join(self) -> None:
         def work(connection: sqlite3.Connection) -> int:
-            connection.execute(SQL["join_group"], {"name": self._name, "now": now_microseconds()})
-            group_id: int = connection.execute(SQL["group_id"], (self._name,)).fetchone()[0]
+            now = now_microseconds()
+            row = connection.execute(SQL["group_id"], (self._name,)).fetchone()
+            if row is None:
+                new = {"name": self._name, "cursor": cursor_at(connection, self._start), "now": now}
+                group_id = connection.execute(SQL["add_group"], new).lastrowid or 0
+            else:
+                group_id = row[0]
+                connection.execute(SQL["touch_group"], {"group_id": group_id, "now": now})
             connection.execute(SQL["add_pattern"], (group_id, self._pattern))
             return group_id
 
@@ -140,10 +150,10 @@ class DurableGroup:
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
 
-    async def dead_letter(self, claim: Claim, reason: str) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
         def work(connection: sqlite3.Connection) -> None:
             self._settle(connection, claim)
-            bury(connection, claim, reason, group_name=self._name)
+            _bury(connection, claim, failure, self._name)
 
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
@@ -175,17 +185,22 @@ class DurableGroup:
     def _take(self, connection: sqlite3.Connection, room: int) -> Fetch:
         now = now_microseconds()
         due = {"group_id": self._group_id, "now": now, "room": room}
-        taken: list[tuple[int, int]] = connection.execute(SQL["due"], due).fetchall()
+        taken: list[tuple[int, int, int | None]] = connection.execute(SQL["due"], due).fetchall()
         if len(taken) < room:
-            taken += [(position, 0) for position in self._advance(connection, room - len(taken))]
+            taken += [(position, 0, None) for position in self._advance(connection, room - len(taken))]
         claims: list[Claim] = []
-        for position, attempts in taken:
-            row = connection.execute(SQL["message_at"], (position,)).fetchone()
+        for position, attempts, first_at in taken:
+            is_resent = position >= FIRST_RESENT
+            row = connection.execute(SQL["resent_at"] if is_resent else SQL["message_at"], (position,)).fetchone()
             # Without one, the log has forgotten the entry while it waited; the purge removes what points to it.
             if row is not None:
-                claims.append(Claim(position, attempts + 1, message_of(row)))
+                begun = first_at if attempts else now
+                claims.append(Claim(position, attempts + 1, message_of(row), begun, is_resent and bool(row[-1])))
         lease = now + self._lease
-        holds = [self._row(claim) | {"attempt": claim.attempt, "due_at": lease} for claim in claims]
+        holds = [
+            self._row(claim) | {"attempt": claim.attempt, "due_at": lease, "first_at": claim.first_at}
+            for claim in claims
+        ]
         connection.executemany(SQL["hold"], holds)
         return Fetch(claims, more=True)
 
@@ -213,23 +228,26 @@ class DurableGroup:
 
     def _settle(self, connection: sqlite3.Connection, claim: Claim) -> None:
         _require_held(connection.execute(SQL["settle"], self._row(claim)), claim)
+        if claim.position >= FIRST_RESENT:
+            connection.execute(SQL["settle_resent"], (claim.position,))
 
     def _row(self, claim: Claim) -> dict[str, int | bytes]:
         return {"group_id": self._group_id, "position": claim.position, "owner": self._owner}
 
 
 class EphemeralGroup:
-    """One consumer for itself, from now on until it ends: its place in the log is kept in memory."""
+    """One consumer for itself until it ends: its place in the log is kept in memory."""
 
-    def __init__(self, database: Database, pattern: str) -> None:
+    def __init__(self, database: Database, pattern: str, *, start: Start) -> None:
         self._database = database
         self._pattern = pattern
+        self._start: Start = start
         self._cursor = 0
         self._postponed: dict[int, tuple[int, Claim]] = {}
 
     async def join(self) -> None:
         with translated(self._database.path, TransportUnavailable):
-            self._cursor = await self._database.read(lambda c: c.execute(SQL["last_position"]).fetchone()[0])
+            self._cursor = await self._database.read(lambda connection: cursor_at(connection, self._start))
 
     async def fetch(self, room: int) -> Fetch:
         now = now_microseconds()
@@ -256,11 +274,12 @@ class EphemeralGroup:
 
     async def retry(self, claim: Claim, delay_seconds: float) -> None:
         due_at = now_microseconds() + int(delay_seconds * MICROSECONDS)
-        self._postponed[claim.position] = due_at, Claim(claim.position, claim.attempt + 1, claim.message)
+        again = Claim(claim.position, claim.attempt + 1, claim.message, claim.first_at)
+        self._postponed[claim.position] = due_at, again
 
-    async def dead_letter(self, claim: Claim, reason: str) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
         with translated(self._database.path, TransportUnavailable):
-            await self._database.write(lambda c: bury(c, claim, reason, group_name=None))
+            await self._database.write(lambda connection: _bury(connection, claim, failure, ""))
 
     async def give_back(self, claims: Iterable[Claim]) -> None:
         """The group ends with its consumer."""
@@ -272,28 +291,29 @@ class EphemeralGroup:
             cursor = position
             if matches(self._pattern, routing_key):
                 row = connection.execute(SQL["message_at"], (position,)).fetchone()
-                claims.append(Claim(position, 1, message_of(row)))
+                claims.append(Claim(position, 1, message_of(row), now_microseconds()))
                 if len(claims) == room:
                     break
         return cursor, claims
 
 
-def bury(connection: sqlite3.Connection, claim: Claim, reason: str, *, group_name: str | None) -> None:
-    """Keep a copy of a message among the dead letters."""
-    message = claim.message
-    connection.execute(
-        SQL["bury"],
-        {
-            "group_name": group_name,
-            "attempt": claim.attempt,
-            "reason": reason[:MAX_REASON_CHARACTERS].encode("utf-8", "replace").decode(),
-            "now": now_microseconds(),
-            "position": claim.position,
-            "event_id": message.event_id.bytes,
-            "routing_key": message.routing_key,
-            "headers": orjson.dumps(dict(message.headers)),
-            "body": message.body,
-        },
+def cursor_at(connection: sqlite3.Connection, start: Start) -> int:
+    """Return the position behind which a new group begins."""
+    if start == "beginning":
+        return 0
+    if start == "now":
+        return connection.execute(SQL["last_position"]).fetchone()[0]
+    return start_of(connection, None, start)[0]
+
+
+def _bury(connection: sqlite3.Connection, claim: Claim, failure: Failure, group_name: str) -> None:
+    bury(
+        connection,
+        claim.message,
+        failure,
+        group_name=group_name,
+        attempts=claim.attempt,
+        first_at=claim.first_at,
     )
 
 

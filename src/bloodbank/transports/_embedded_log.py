@@ -16,7 +16,7 @@ from bloodbank._sqlite_writer import Work
 from bloodbank.errors import EventConflict, PublishRejected
 from bloodbank.transports.base import LogEntry, Message, Receipt
 
-FORMAT = 1
+FORMAT = 2
 PAGE_ENTRIES = 500
 """Most entries read at a time."""
 PAGE_BYTES = 4_194_304
@@ -29,6 +29,7 @@ MAX_KEY_BYTES = 255
 """Longest routing key: an AMQP short string, so that every event fits every transport."""
 
 SCHEMA = load_script("bloodbank.transports", "embedded_schema.sql")
+UPGRADES = {1: load_script("bloodbank.transports", "embedded_upgrade_1.sql")}
 SQL = load_queries("bloodbank.transports", "embedded.sql")
 Entry = tuple[Message, str]
 """A message and its headers as JSON."""
@@ -101,7 +102,7 @@ def find(connection: sqlite3.Connection, event_id: UUID) -> Message | None:
 
 def message_of(row: Sequence[Any]) -> Message:
     """Return the message of a row with position, logged_at and what follows."""
-    _, _, event_id, routing_key, body, digest, correlation_id, app_id, headers = row
+    _, _, event_id, routing_key, body, digest, correlation_id, app_id, headers, *_ = row
     return Message(
         event_id=UUID(bytes=event_id),
         routing_key=routing_key,
@@ -127,6 +128,7 @@ def purge(connection: sqlite3.Connection, before: int) -> bool:
     groups = connection.execute(SQL["purge_groups"], {"before": before}).rowcount
     if groups:
         connection.execute(SQL["purge_patterns"])
+        connection.execute(SQL["purge_resent_of_groups"])
     if entries or groups:
         connection.execute(SQL["purge_deliveries"])
     return PURGE_CHUNK in (entries, dead_letters)

@@ -7,12 +7,13 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import Self
 
-from bloodbank._sqlite import now_microseconds
+from bloodbank._sqlite import moment, now_microseconds
 from bloodbank.errors import InvalidQuery, NotOpen, TransportUnavailable
 from bloodbank.transports._embedded_groups import MICROSECONDS, Claim, Fetch, Group
-from bloodbank.transports.base import Delivery, Message
+from bloodbank.transports.base import Delivery, Failure, Message
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +176,15 @@ class _EmbeddedDelivery:
     def attempt(self) -> int:
         return self._claim.attempt
 
+    @property
+    def first_attempt_at(self) -> datetime | None:
+        first_at = self._claim.first_at
+        return None if first_at is None else moment(first_at)
+
+    @property
+    def replayed(self) -> bool:
+        return self._claim.replayed
+
     async def ack(self) -> None:
         self._subscription.require_unsettled(self._claim)
         await self._subscription.settle(self._claim, self._group.ack(self._claim))
@@ -186,6 +196,8 @@ class _EmbeddedDelivery:
         await self._subscription.settle(self._claim, self._group.retry(self._claim, delay_seconds))
         self._subscription.announce()
 
-    async def dead_letter(self, reason: str) -> None:
+    async def dead_letter(self, failure: Failure | str) -> None:
+        if isinstance(failure, str):
+            failure = Failure(failure)
         self._subscription.require_unsettled(self._claim)
-        await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, reason))
+        await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, failure))

@@ -292,7 +292,8 @@ class Transport(Protocol):
 
 def require_start(start: Start) -> None:
     """Raise InvalidQuery for what is no place to begin."""
-    if start in ("now", "beginning") or (isinstance(start, datetime) and start.tzinfo is not None):
+    given: object = start
+    if given in ("now", "beginning") or (isinstance(given, datetime) and given.tzinfo is not None):
         return
     raise InvalidQuery(f"{start!r} is no start. Give 'now', 'beginning' or an aware time.")
 

@@ -23,10 +23,21 @@ from bloodbank.errors import (
     PublishUnknown,
     TransportUnavailable,
 )
+from bloodbank.transports import _embedded_dead_letters as dead
 from bloodbank.transports import _embedded_log as log
 from bloodbank.transports._embedded_groups import MICROSECONDS, DurableGroup, EphemeralGroup
 from bloodbank.transports._embedded_subscription import Subscription
-from bloodbank.transports.base import Delivery, Features, LogEntry, Message, Receipt, compile_pattern
+from bloodbank.transports.base import (
+    DeadLetter,
+    Delivery,
+    Features,
+    LogEntry,
+    Message,
+    Receipt,
+    Start,
+    compile_pattern,
+    require_start,
+)
 
 T = TypeVar("T")
 
@@ -64,13 +75,14 @@ class EmbeddedTransport:
 
     @property
     def features(self) -> Features:
-        """All of them."""
+        """All of them; in memory, what needs a file is missing."""
+        is_file = not self._database.is_in_memory
         return Features(
             ordered=True,
             competing_groups=True,
             replay=True,
-            survives_restart=True,
-            multi_process=True,
+            survives_restart=is_file,
+            multi_process=is_file,
             detects_duplicates=True,
         )
 
@@ -79,7 +91,7 @@ class EmbeddedTransport:
         with translated(self._database.path, TransportUnavailable):
             await self._database.__aenter__()
             try:
-                await self._database.ensure_format("log", log.FORMAT, log.SCHEMA)
+                await self._database.ensure_format("log", log.FORMAT, log.SCHEMA, upgrades=log.UPGRADES)
             except BaseException:
                 await self._database.__aexit__(None, None, None)
                 raise
@@ -162,21 +174,22 @@ class EmbeddedTransport:
 
     @asynccontextmanager
     async def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int
+        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AsyncGenerator[AsyncIterator[Delivery]]:
-        """Deliver the messages whose routing key fits a pattern.
+        """Deliver the messages whose routing key fits a pattern; in order also where a group begins in the past.
 
         Patterns of one group add up. Raises InvalidQuery, TransportUnavailable; the iterator raises NotOpen when
         the transport closes under it.
         """
         self._require_open()
         compile_pattern(pattern)
+        require_start(start)
         if prefetch < 1:
             raise InvalidQuery(f"prefetch is {prefetch}; at least one message must be on its way.")
         source = (
-            EphemeralGroup(self._database, pattern)
+            EphemeralGroup(self._database, pattern, start=start)
             if group is None
-            else DurableGroup(self._database, group, pattern, lease_seconds=self._lease_seconds)
+            else DurableGroup(self._database, group, pattern, start=start, lease_seconds=self._lease_seconds)
         )
         with self._bell.listening() as wake:
             subscription = Subscription(
@@ -227,6 +240,33 @@ class EmbeddedTransport:
             raise EventNotFound(f"No event {event_id} is in the log. It may be older than the retention.")
         return message
 
+    async def dead_letters(self, *, group: str | None = None) -> AsyncIterator[DeadLetter]:
+        """Read the dead letters, a page at a time; see `Transport.dead_letters`."""
+        self._require_open()
+        number = 0
+        while letters := await self._read(lambda connection, after=number: dead.page(connection, after, group)):
+            for letter in letters:
+                number = letter.number
+                yield letter
+
+    async def redeliver(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back to their groups, many in one transaction; see `Transport.redeliver`."""
+        self._require_open()
+        await self._read(lambda connection: dead.require_groups_of(connection, numbers))
+        return sum([await self._write(lambda c, part=part: dead.redeliver(c, part)) for part in _chunks(numbers)])
+
+    async def discard(self, numbers: Sequence[int]) -> int:
+        """Take dead letters off the list, many in one transaction; see `Transport.discard`."""
+        self._require_open()
+        return sum([await self._write(lambda c, part=part: dead.discard(c, part)) for part in _chunks(numbers)])
+
+    async def replay(self, messages: Sequence[Message], *, group: str | None) -> None:
+        """Give messages to groups again, many in one transaction; see `Transport.replay`."""
+        self._require_open()
+        # With none there is still the group to look for.
+        for part in _chunks(messages) or [messages]:
+            await self._write(lambda connection, part=part: dead.replay(connection, part, group))
+
     def _failure(self, error: WriteTimedOut | sqlite3.Error | OSError, timeout_seconds: float) -> BloodbankError:
         path = self._database.path
         if isinstance(error, WriteTimedOut):
@@ -248,6 +288,13 @@ class EmbeddedTransport:
     async def _read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         with translated(self._database.path, TransportUnavailable):
             return await self._database.read(question)
+
+    async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Write what subscriptions may wait for."""
+        with translated(self._database.path, TransportUnavailable):
+            outcome = await self._database.write(job)
+        self._bell.ring()
+        return outcome
 
     async def _watch_others(self) -> None:
         """Ring when another process wrote. Costs nothing while nobody listens."""
@@ -287,6 +334,10 @@ class EmbeddedTransport:
     def _require_open(self) -> None:
         if not self._open:
             raise NotOpen("The embedded log is not open. Enter it first: `async with transport`.")
+
+
+def _chunks(several: Sequence[T]) -> list[Sequence[T]]:
+    return [several[at : at + dead.CHUNK] for at in range(0, len(several), dead.CHUNK)]
 
 
 class _Bell:

@@ -54,11 +54,11 @@ INSERT INTO probe (written_at) VALUES (?)
 -- name: clear_probe
 DELETE FROM probe
 
--- name: join_group
--- A new group begins behind what is there.
-INSERT INTO consumer_group (name, cursor, seen_at)
-VALUES (:name, (SELECT coalesce(max(position), 0) FROM log), :now)
-ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at
+-- name: add_group
+INSERT INTO consumer_group (name, cursor, seen_at) VALUES (:name, :cursor, :now)
+
+-- name: groups
+SELECT id, name FROM consumer_group
 
 -- name: group_id
 SELECT id FROM consumer_group WHERE name = ?
@@ -82,15 +82,15 @@ UPDATE consumer_group SET seen_at = :now WHERE id = :group_id
 SELECT min(due_at) FROM delivery WHERE group_id = ?
 
 -- name: due
-SELECT position, attempt FROM delivery
+SELECT position, attempt, first_at FROM delivery
 WHERE group_id = :group_id AND due_at <= :now
 ORDER BY position LIMIT :room
 
 -- name: hold
-INSERT INTO delivery (group_id, position, attempt, owner, due_at)
-VALUES (:group_id, :position, :attempt, :owner, :due_at)
+INSERT INTO delivery (group_id, position, attempt, owner, due_at, first_at)
+VALUES (:group_id, :position, :attempt, :owner, :due_at, :first_at)
 ON CONFLICT (group_id, position) DO UPDATE SET
-    attempt = excluded.attempt, owner = excluded.owner, due_at = excluded.due_at
+    attempt = excluded.attempt, owner = excluded.owner, due_at = excluded.due_at, first_at = excluded.first_at
 
 -- name: renew
 UPDATE delivery SET due_at = :due_at WHERE group_id = :group_id AND position = :position AND owner = :owner
@@ -104,19 +104,65 @@ WHERE group_id = :group_id AND position = :position AND owner = :owner
 
 -- name: give_back_untried
 -- What was fetched ahead and never reached the consumer does not count as an attempt.
-UPDATE delivery SET owner = NULL, due_at = :now, attempt = attempt - 1
+UPDATE delivery
+SET owner = NULL, due_at = :now, attempt = attempt - 1, first_at = CASE WHEN attempt > 1 THEN first_at END
 WHERE group_id = :group_id AND owner = :owner
 
 -- name: bury
-INSERT INTO dead_letter
-    (group_name, attempt, reason, dead_at, position, event_id, routing_key, headers, body)
-VALUES (:group_name, :attempt, :reason, :now, :position, :event_id, :routing_key, :headers, :body)
+INSERT INTO dead_letter (
+    group_name, reason, error, traceback, consumer, attempts, first_at, dead_at,
+    event_id, routing_key, digest, correlation_id, app_id, headers, body
+)
+VALUES (
+    :group_name, :reason, :error, :traceback, :consumer, :attempts, :first_at, :dead_at,
+    :event_id, :routing_key, :digest, :correlation_id, :app_id, :headers, :body
+)
+
+-- name: dead_letters_after
+-- The columns of a message stand last, as in the log.
+SELECT
+    number, group_name, reason, error, traceback, consumer, attempts, first_at, dead_at,
+    number, dead_at, event_id, routing_key, body, digest, correlation_id, app_id, headers
+FROM dead_letter
+WHERE number > :after AND (:group_name IS NULL OR group_name = :group_name)
+ORDER BY number LIMIT :limit
+
+-- name: groups_of_dead_letters
+SELECT DISTINCT group_name FROM dead_letter WHERE number IN (SELECT value FROM json_each(:numbers))
+
+-- name: numbers_with_group
+SELECT number, (SELECT id FROM consumer_group WHERE name = group_name)
+FROM dead_letter
+WHERE number IN (SELECT value FROM json_each(:numbers)) AND group_name != ''
+ORDER BY number
+
+-- name: resend_dead_letter
+INSERT INTO resent (replayed, event_id, routing_key, digest, correlation_id, app_id, headers, body)
+SELECT 0, event_id, routing_key, digest, correlation_id, app_id, headers, body FROM dead_letter WHERE number = ?
+
+-- name: resend
+INSERT INTO resent (replayed, event_id, routing_key, digest, correlation_id, app_id, headers, body)
+VALUES (1, :event_id, :routing_key, :digest, :correlation_id, :app_id, :headers, :body)
+
+-- name: resent_at
+SELECT position, 0, event_id, routing_key, body, digest, correlation_id, app_id, headers, replayed
+FROM resent WHERE position = ?
+
+-- name: deliver_resent
+INSERT INTO delivery (group_id, position, attempt, due_at) VALUES (:group_id, :position, 0, :now)
+
+-- name: settle_resent
+DELETE FROM resent WHERE position = ?
+
+-- name: discard
+DELETE FROM dead_letter WHERE number IN (SELECT value FROM json_each(:numbers))
 
 -- name: purge_log
 DELETE FROM log WHERE position IN (SELECT position FROM log WHERE logged_at < :before ORDER BY logged_at LIMIT :limit)
 
 -- name: purge_dead_letters
-DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE dead_at < :before ORDER BY dead_at LIMIT :limit)
+DELETE FROM dead_letter
+WHERE number IN (SELECT number FROM dead_letter WHERE dead_at < :before ORDER BY dead_at LIMIT :limit)
 
 -- name: purge_groups
 DELETE FROM consumer_group WHERE seen_at < :before
@@ -128,5 +174,15 @@ WHERE NOT EXISTS (SELECT 1 FROM consumer_group WHERE consumer_group.id = group_p
 -- name: purge_deliveries
 -- Those of purged entries and of purged groups.
 DELETE FROM delivery
-WHERE NOT EXISTS (SELECT 1 FROM log WHERE log.position = delivery.position)
-    OR NOT EXISTS (SELECT 1 FROM consumer_group WHERE consumer_group.id = delivery.group_id)
+WHERE (
+    NOT EXISTS (SELECT 1 FROM log WHERE log.position = delivery.position)
+    AND NOT EXISTS (SELECT 1 FROM resent WHERE resent.position = delivery.position)
+)
+OR NOT EXISTS (SELECT 1 FROM consumer_group WHERE consumer_group.id = delivery.group_id)
+
+-- name: purge_resent_of_groups
+DELETE FROM resent WHERE position IN (
+    SELECT position FROM delivery
+    WHERE position >= 4611686018427387904
+    AND NOT EXISTS (SELECT 1 FROM consumer_group WHERE consumer_group.id = delivery.group_id)
+)

@@ -1,4 +1,4 @@
--- The embedded log, format 1. Times are microseconds since 1970, UTC; ids are 16 bytes.
+-- The embedded log, format 2. Times are microseconds since 1970, UTC; ids are 16 bytes.
 
 -- What was published, for as long as the log keeps it. AUTOINCREMENT: a position is never used again, also when
 -- the entries behind it are gone. The body stands last, so that reading the columns before it does not touch it.
@@ -33,27 +33,52 @@ CREATE TABLE group_pattern (
 
 -- What a group has handed out and not settled. With an owner, `due_at` is the end of the owner's lease;
 -- without, the time from which it may be handed out again. Either way: whoever comes after it may take it.
+-- `first_at` is when it was handed out for the first time.
 CREATE TABLE delivery (
     group_id INTEGER NOT NULL,
     position INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
     owner BLOB,
     due_at INTEGER NOT NULL,
+    first_at INTEGER,
     PRIMARY KEY (group_id, position)
 ) WITHOUT ROWID;
 
 CREATE INDEX delivery_due ON delivery (group_id, due_at);
 
--- What consumers set aside, with the reason: a copy, kept for as long again as the log keeps entries.
-CREATE TABLE dead_letter (
-    id INTEGER PRIMARY KEY,
-    group_name TEXT,
-    attempt INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    dead_at INTEGER NOT NULL,
-    position INTEGER NOT NULL,
+-- What a group is given beside the log: dead letters that are put back, and replays. Each belongs to one delivery and
+-- goes with it. Positions begin behind all that the log will ever use.
+CREATE TABLE resent (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    replayed INTEGER NOT NULL,
     event_id BLOB NOT NULL,
     routing_key TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    correlation_id BLOB,
+    app_id TEXT,
+    headers BLOB NOT NULL,
+    body BLOB NOT NULL
+);
+
+INSERT INTO sqlite_sequence (name, seq) VALUES ('resent', 4611686018427387903);
+
+-- What consumers set aside, with what they told of it: a copy, kept for as long again as the log keeps entries.
+-- Without a group its name is empty. AUTOINCREMENT: a number is never used again.
+CREATE TABLE dead_letter (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    group_name TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    error TEXT NOT NULL,
+    traceback TEXT NOT NULL,
+    consumer TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    first_at INTEGER,
+    dead_at INTEGER NOT NULL,
+    event_id BLOB NOT NULL,
+    routing_key TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    correlation_id BLOB,
+    app_id TEXT,
     headers BLOB NOT NULL,
     body BLOB NOT NULL
 );
