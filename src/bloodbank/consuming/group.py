@@ -165,11 +165,11 @@ class GroupAtWork:
             name = self._around.name if handler is None else handler.name
             self._begin(self._set_aside(delivery, failure_of(error, name, poison=True), None))
             return
-        if handler is None:
-            self._begin(self._set_aside(delivery, self._unhandled(delivery), event))
-        elif failed_in(event) == self._group and handler.pattern.rpartition(".")[2] in ("*", "#"):
+        if failed_in(event) == self._group and (handler is None or handler.pattern.rpartition(".")[2] in ("*", "#")):
             # A wildcard means what there is to handle, not that this very group gave some of it up.
             self._begin(self._settled(delivery, delivery.ack))
+        elif handler is None:
+            self._begin(self._set_aside(delivery, self._unhandled(delivery), event))
         else:
             self._take_for(handler, delivery, event)
 
