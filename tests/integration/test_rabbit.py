@@ -453,7 +453,7 @@ async def test_what_cannot_be_set_aside_comes_again(rabbit_server: RabbitServer,
         # No id of its own, as foreign clients send it.
         await channel.basic_publish(b"{}", exchange=exchange, routing_key="a.b")
         delivery = await next_of(deliveries)
-        await channel.queue_delete(exchange.removesuffix(".events.v1") + ".dead")
+        await channel.queue_delete(exchange.removesuffix(".events.v1") + ".deadletters")
         with pytest.raises(TransportUnavailable):
             await delivery.dead_letter("broken")
         again = await next_of(deliveries)

@@ -165,7 +165,7 @@ def test_a_foreign_message_without_a_uuid_gets_an_id_of_its_body() -> None:
 def test_attempts_count_retries_and_lost_consumers(
     redelivered: bool, headers: dict[str, base.FieldValue], attempt: int
 ) -> None:
-    assert wire.attempt_of(delivered(redelivered=redelivered, headers=headers)) == attempt
+    assert wire.attempt_from(headers or {}, redelivered=redelivered) == attempt
 
 
 def test_headers_of_the_broker_and_of_the_transport_are_not_the_message() -> None:

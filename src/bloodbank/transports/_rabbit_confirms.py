@@ -1,8 +1,9 @@
-"""Confirms, read where they arrive: between the socket and the driver.
+"""Confirms and deliveries, read where they arrive: between the socket and the driver.
 
 The driver reads each frame with four awaits, two queues and a task. What a publisher gets by the thousand is confirms
-of 21 bytes. So the protocol that feeds the driver's reader takes the confirms of one channel out and hands them to
-who published there; all else goes on to the driver, which keeps the connection.
+of 21 bytes, and a consumer deliveries. So the protocol that feeds the driver's reader takes the confirms of one channel
+out and hands them to who published there, and deliveries to who consumes; all else goes on to the driver, which keeps
+the connection.
 
 Sources: AMQP 0-9-1 specification, section 4.2.3 (frames); RabbitMQ's confirms (confirm.select, basic.nack) and
 connection.blocked.
@@ -17,6 +18,8 @@ from typing import Protocol, cast
 from pamqp.frame import unmarshal
 from pamqp.header import ContentHeader
 
+from bloodbank.transports._rabbit_received import Incoming, Receiver
+
 _HEAD = struct.Struct(">BHI")
 _METHOD = struct.Struct(">HH")
 _CONFIRM = struct.Struct(">HHQB")
@@ -26,7 +29,7 @@ _METHOD_FRAME, _HEADER_FRAME, _BODY_FRAME, _HEARTBEAT_FRAME = 1, 2, 3, 8
 _KINDS = frozenset({_METHOD_FRAME, _HEADER_FRAME, _BODY_FRAME, _HEARTBEAT_FRAME})
 
 _BASIC = 60
-_ACK, _NACK, _RETURN = 80, 120, 50
+_ACK, _NACK, _RETURN, _DELIVER = 80, 120, 50, 60
 _CHANNEL_CLOSE = (20, 40)
 _CONNECTION_CLOSE, _BLOCKED, _UNBLOCKED = (10, 50), (10, 60), (10, 61)
 
@@ -75,6 +78,7 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         self._time = loop.time
         self._channel: int | None = None
         self._listener: Listener | None = None
+        self._incoming: dict[int, Incoming] = {}
         self._rest = b""
         self._in_return = False
         self._is_amqp = True
@@ -83,6 +87,14 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
     def listen(self, channel: int, listener: Listener) -> None:
         """Hand what concerns the messages published on a channel to a listener, from now on."""
         self._channel, self._listener, self._in_return = channel, listener, False
+
+    def receive(self, channel: int, receiver: Receiver) -> None:
+        """Hand the deliveries of a channel to a receiver, from now on."""
+        self._incoming[channel] = Incoming(receiver)
+
+    def forget(self, channel: int) -> None:
+        """Leave the deliveries of a channel to the driver again. Idempotent."""
+        self._incoming.pop(channel, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport, for writing to it."""
@@ -129,13 +141,10 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
                 break
             if after > end:
                 break
-            if channel == self._channel:
-                if self._taken(kind, data, at, after):
-                    if kept < at:
-                        passed.append(data[kept:at])
-                    kept = after
-            elif channel == 0 and kind == _METHOD_FRAME:
-                self._look(_METHOD.unpack_from(data, at + _HEAD.size))
+            if self._is_taken(kind, channel, data, at, after):
+                if kept < at:
+                    passed.append(data[kept:at])
+                kept = after
             at = after
         if kept < at:
             passed.append(data[kept:at])
@@ -150,6 +159,17 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         elif now - self._told > _HEARD_SECONDS:
             self._told = now
             super().data_received(_HEARTBEAT)
+
+    def _is_taken(self, kind: int, channel: int, data: bytes, at: int, after: int) -> bool:
+        """Say whether a frame was for somebody else than the driver."""
+        if channel == self._channel:
+            return self._taken(kind, data, at, after)
+        incoming = self._incoming.get(channel)
+        if incoming is not None:
+            return self._received(incoming, kind, data, at, after)
+        if channel == 0 and kind == _METHOD_FRAME:
+            self._look(_METHOD.unpack_from(data, at + _HEAD.size))
+        return False
 
     def _taken(self, kind: int, data: bytes, at: int, after: int) -> bool:
         """Say whether a frame of the listener's channel was for the listener."""
@@ -176,6 +196,15 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         elif (family, method) == _CHANNEL_CLOSE:
             listener.closing()
         return False
+
+    def _received(self, incoming: Incoming, kind: int, data: bytes, at: int, after: int) -> bool:
+        """Say whether a frame of a channel that is consumed on was part of a delivery."""
+        if kind != _METHOD_FRAME:
+            return incoming.content(kind, data, at, after)
+        if _METHOD.unpack_from(data, at + _HEAD.size) != (_BASIC, _DELIVER):
+            return False
+        incoming.method(data, at)
+        return True
 
     def _look(self, method: tuple[int, int]) -> None:
         """Note what the broker tells the connection; the driver gets it as well."""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Self
 
 from aiormq.abc import DeliveredMessage
@@ -27,10 +28,15 @@ from bloodbank.transports._amqp import (
     scratch_channel,
     translated,
 )
+from bloodbank.transports._rabbit_acks import Acks
+from bloodbank.transports._rabbit_dead_letters import dead_headers
+from bloodbank.transports._rabbit_filling import Filler
 from bloodbank.transports._rabbit_frames import outgoing_with
 from bloodbank.transports._rabbit_link import Link
+from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
-from bloodbank.transports.base import Delivery, Message, compile_pattern
+from bloodbank.transports._rabbit_received import Received
+from bloodbank.transports.base import Delivery, Failure, Message, Start, compile_pattern, require_start
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +58,16 @@ class Subscription:
         self,
         link: Link,
         outlet: Outlet,
+        log: RabbitLog,
         names: wire.Names,
         limits: Limits,
         pattern: str,
         group: str | None,
         prefetch: int,
+        start: Start,
     ) -> None:
         compile_pattern(pattern)
+        require_start(start)
         if not 1 <= prefetch <= PREFETCH_LIMIT:
             raise InvalidQuery(f"prefetch must be between 1 and {PREFETCH_LIMIT}, not {prefetch}.")
         self.names = names
@@ -69,10 +78,12 @@ class Subscription:
         self._limits = limits
         self._pattern = pattern
         self._prefetch = prefetch
+        self._start: Start = start
+        self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)
         self._channel: Channel | None = None
         self._ended = False
-        # None: the channel or the consumer has ended.
-        self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        self._arrived = _Arrivals()
+        self._acks: Acks | None = None
 
     async def open(self) -> None:
         """Begin to consume. When the broker is away the subscription begins when it is back."""
@@ -91,9 +102,9 @@ class Subscription:
             if channel is None or channel.is_closed:
                 await self._attach_again()
                 continue
-            delivered = await self._arrived.get()
-            if delivered is not None and not channel.is_closed and not self._ended:
-                return RabbitDelivery(self, channel, delivered)
+            received = await self._arrived.get()
+            if received is not None and self._acks is not None and not channel.is_closed and not self._ended:
+                return RabbitDelivery(self, channel, self._acks, received)
             # What waited here belongs to the lost channel; the broker delivers it again.
             self._channel = None
             await close_channel(channel)
@@ -104,6 +115,9 @@ class Subscription:
         self._ended = True
         # For a task that still waits for a delivery.
         self._arrived.put_nowait(None)
+        if self._acks is not None:
+            self._acks.write()
+        await self._filler.close()
         channel, self._channel = self._channel, None
         if channel is None or channel.is_closed:
             return
@@ -136,27 +150,35 @@ class Subscription:
     async def _attach(self, connection: Connection) -> None:
         with translated(f"subscribe to {self._pattern}"):
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
-                declare = wire.declare_private if self.group is None else wire.declare_group
-                await declare(connection, self.names, self.queue, self._pattern)
+                if self.group is None:
+                    await wire.declare_private(connection, self.names, self.queue, self._pattern)
+                    self._filler.begin(self._pattern, self._start)
+                else:
+                    await self._filler.order(connection, self._pattern, self._start)
+                    await wire.declare_group(connection, self.names, self.queue, self._pattern)
+                    await self._filler.begin_if_ordered(connection)
                 channel = await open_channel(connection)
                 try:
-                    self._arrived = await self._consume(channel)
+                    self._arrived, self._acks = await self._consume(connection, channel)
                 except BaseException:
                     await close_channel(channel)
                     raise
                 self._channel = channel
 
-    async def _consume(self, channel: Channel) -> asyncio.Queue[DeliveredMessage | None]:
-        arrived = asyncio.Queue[DeliveredMessage | None]()
+    async def _consume(self, connection: Connection, channel: Channel) -> tuple[_Arrivals, Acks]:
+        arrived, socket, number = _Arrivals(), self._link.wire_of(connection), channel.number
 
-        async def arrive(delivered: DeliveredMessage) -> None:
-            arrived.put_nowait(delivered)
+        def end() -> None:
+            socket.forget(number)
+            arrived.put_nowait(None)
 
-        on_close(channel, lambda: arrived.put_nowait(None))
+        on_close(channel, end)
         channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
         await channel.basic_qos(prefetch_count=self._prefetch)
-        await channel.basic_consume(self.queue, arrive)
-        return arrived
+        # Before the first delivery can come in.
+        socket.receive(number, arrived)
+        await channel.basic_consume(self.queue, _never)
+        return arrived, Acks(socket, number)
 
     async def _attach_again(self) -> None:
         backoff_seconds = FIRST_BACKOFF_SECONDS
@@ -176,21 +198,61 @@ class Subscription:
             await self.close()
 
 
+class _Arrivals(asyncio.Queue[Received | None]):
+    """What came in and was not handed out. None: the channel or the consumer has ended."""
+
+    def arrived(self, received: Received) -> None:
+        """Keep a delivery; see `Receiver`."""
+        self.put_nowait(received)
+
+
+async def _never(delivered: DeliveredMessage) -> None:
+    """Stand where the driver wants to be told of deliveries, which do not reach it."""
+    logger.error("The driver got delivery %s, which was not meant for it; it comes again.", delivered.delivery_tag)
+
+
 class RabbitDelivery:
     """A message from a queue, to be settled once; see `transports.base.Delivery`."""
 
-    def __init__(self, subscription: Subscription, channel: Channel, delivered: DeliveredMessage) -> None:
-        self.message: Message = wire.message_of(delivered)
-        self.attempt: int = wire.attempt_of(delivered)
+    __slots__ = (
+        "_acks",
+        "_begun_at",
+        "_channel",
+        "_headers",
+        "_received",
+        "_settled",
+        "_subscription",
+        "attempt",
+        "message",
+    )
+
+    def __init__(self, subscription: Subscription, channel: Channel, acks: Acks, received: Received) -> None:
+        properties = received.properties()
+        self.message: Message = received.message(properties)
+        self.attempt: int = wire.attempt_from(properties.headers, redelivered=received.redelivered)
+        self._headers = properties.headers
         self._subscription = subscription
         self._channel = channel
-        self._delivered = delivered
+        self._acks = acks
+        self._received = received
         self._settled = False
+        self._begun_at = time.time()
+
+    @property
+    def first_attempt_at(self) -> datetime | None:
+        """When the first try began; None for what came back without having been retried."""
+        first_ms = self._first_ms
+        return None if first_ms is None else datetime.fromtimestamp(first_ms / 1000, UTC)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it was there before, and somebody had it delivered again."""
+        return wire.REPLAYED_HEADER in self._headers
 
     async def ack(self) -> None:
         """The work is done. Raises TransportUnavailable when the connection was lost, NotOpen when settled."""
         self._begin_to_settle()
-        await self._remove()
+        self._acks.ack(self._received.tag)
 
     async def retry(self, delay_seconds: float) -> None:
         """Deliver it to its group again after the delay, rounded up by at most a fifth.
@@ -201,35 +263,41 @@ class RabbitDelivery:
         self._begin_to_settle()
         async with _ReturnedOnError(self):
             queue = await self._subscription.declare_retry(delay_seconds)
-            await self._subscription.send_on(self._delivered, queue, {wire.ATTEMPTS_HEADER: self.attempt})
-        await self._remove()
+            headers: dict[str, str | int] = {wire.ATTEMPTS_HEADER: self.attempt}
+            if self._first_ms is not None:
+                headers[wire.FIRST_HEADER] = self._first_ms
+            await self._subscription.send_on(self._received.delivered(self._channel), queue, headers)
+        self._remove()
 
-    async def dead_letter(self, reason: str) -> None:
-        """Set it aside in the dead queue. Raises TransportUnavailable (it comes again), NotOpen when settled."""
+    async def dead_letter(self, failure: Failure | str) -> None:
+        """Set it aside among the dead letters. Raises TransportUnavailable (it comes again), NotOpen when settled."""
+        if isinstance(failure, str):
+            failure = Failure(failure)
         self._begin_to_settle()
-        headers: dict[str, str | int] = {
-            wire.ATTEMPTS_HEADER: self.attempt,
-            wire.GROUP_HEADER: self._subscription.group or "",
-            wire.REASON_HEADER: reason,
-            wire.DEAD_HEADER: int(time.time() * 1000),
-        }
+        headers = dead_headers(
+            failure, group=self._subscription.group or "", attempts=self.attempt, first_ms=self._first_ms
+        )
         async with _ReturnedOnError(self):
-            await self._subscription.send_on(self._delivered, self._subscription.names.dead, headers)
-        await self._remove()
+            delivered = self._received.delivered(self._channel)
+            await self._subscription.send_on(delivered, self._subscription.names.dead_letters, headers)
+        self._remove()
 
-    async def give_back(self) -> None:
+    def give_back(self) -> None:
         """Let the broker deliver it again now; without a connection it does so anyway."""
         if not self._channel.is_closed:
-            with translated("return a delivery"):
-                await self._channel.basic_nack(self._tag, wait=False)
+            self._acks.give_back(self._received.tag)
 
     @property
-    def _tag(self) -> int:
-        return self._delivered.delivery_tag or 0
+    def _first_ms(self) -> int | None:
+        first_ms = self._headers.get(wire.FIRST_HEADER)
+        if isinstance(first_ms, int):
+            return first_ms
+        return int(self._begun_at * 1000) if self.attempt == 1 else None
 
-    async def _remove(self) -> None:
-        with translated("settle a delivery, it comes again"):
-            await self._channel.basic_ack(self._tag, wait=False)
+    def _remove(self) -> None:
+        if self._channel.is_closed:
+            raise TransportUnavailable("The connection to RabbitMQ was lost; the delivery comes again.")
+        self._acks.ack(self._received.tag)
 
     def _begin_to_settle(self) -> None:
         if self._settled:
@@ -249,4 +317,4 @@ class _ReturnedOnError:
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if error is not None:
-            await self._delivery.give_back()
+            self._delivery.give_back()

@@ -45,6 +45,7 @@ class Outgoing(NamedTuple):
     """A message with properties of its own, such as a delivery that is sent on.
 
     properties: as on the wire, their flags first. message_id: by which the broker's return is told.
+    mandatory: the broker shall return it when no queue takes it, which is an error then.
     """
 
     exchange: str
@@ -52,6 +53,7 @@ class Outgoing(NamedTuple):
     properties: bytes
     message_id: str
     body: bytes
+    mandatory: bool = True
 
 
 class _Shape(NamedTuple):
@@ -117,26 +119,28 @@ class EventFrames:
         return shape
 
 
-def outgoing_with(properties: Basic.Properties, body: bytes, *, exchange: str, routing_key: str) -> Outgoing:
+def outgoing_with(
+    properties: Basic.Properties, body: bytes, *, exchange: str, routing_key: str, mandatory: bool = True
+) -> Outgoing:
     """Return a message with properties of any kind. Raises PublishRejected for what AMQP cannot carry."""
     try:
-        return Outgoing(exchange, routing_key, properties.marshal(), properties.message_id or "", body)
+        return Outgoing(exchange, routing_key, properties.marshal(), properties.message_id or "", body, mandatory)
     except (TypeError, ValueError) as error:
         raise _not_carried(error) from error
 
 
 @lru_cache(maxsize=1024)
-def publish_method(channel: int, exchange: str, routing_key: str) -> bytes:
-    """Return the frame of basic.publish, mandatory. Raises PublishRejected for names that AMQP cannot carry."""
+def publish_method(channel: int, exchange: str, routing_key: str, *, mandatory: bool = True) -> bytes:
+    """Return the frame of basic.publish. Raises PublishRejected for names that AMQP cannot carry."""
     try:
-        return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel)
+        return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory), channel)
     except (TypeError, ValueError) as error:
         raise _not_carried(error) from error
 
 
 def frames(channel: int, message: Outgoing, most_bytes: int) -> tuple[bytes, ...]:
     """Return the frames of a message as parts to be joined. Raises PublishRejected for names AMQP cannot carry."""
-    method = publish_method(channel, message.exchange, message.routing_key)
+    method = publish_method(channel, message.exchange, message.routing_key, mandatory=message.mandatory)
     header = _HEADER.pack(2, channel, _HEADER_BYTES + len(message.properties), 60, 0)
     size = _SIZE.pack(len(message.body))
     return method, header, size, message.properties, _END, *_split(channel, message.body, most_bytes)

@@ -1,4 +1,4 @@
-"""Reading the log: a stream queue, over AMQP 0-9-1.
+"""Reading the log and other streams, over AMQP 0-9-1.
 
 A stream tells consumers neither where it ends nor that it is empty. This finds the end: a consumer that
 begins at the last chunk is sent all of it in one go, and the broker works through what comes on one channel
@@ -60,19 +60,29 @@ class Start:
 
 
 class RabbitLog:
-    """Reads the stream of a bus.
+    """Reads a stream of a bus.
 
-    timeout_seconds: longest silence of the broker while it owes an answer or entries.
+    queue: its name. timeout_seconds: longest silence of the broker while it owes an answer or entries.
     """
 
-    def __init__(self, link: Link, outlet: Outlet, names: wire.Names, *, timeout_seconds: float) -> None:
+    def __init__(self, link: Link, outlet: Outlet, queue: str, *, timeout_seconds: float) -> None:
         self._link = link
         self._outlet = outlet
-        self._queue = names.log
+        self._queue = queue
         self._timeout_seconds = timeout_seconds
 
     async def read(self, start: Start) -> AsyncGenerator[LogEntry]:
         """Yield the entries from `start` to where the log ends now. Raises TransportUnavailable."""
+        entry_of = _Entries()
+        async with aclosing(self.read_as_delivered(start)) as deliveries:
+            async for delivered in deliveries:
+                yield entry_of(delivered)
+
+    async def read_as_delivered(self, start: Start) -> AsyncGenerator[DeliveredMessage]:
+        """Yield what the broker delivers, markers apart, from `start` to where the stream ends now.
+
+        Raises TransportUnavailable.
+        """
         async with self._channel(await self._link.connection()) as channel:
             end = await self._end(channel)
             lowest = start.lowest(end)
@@ -81,10 +91,10 @@ class RabbitLog:
             arrived = await self._begin(channel, start, lowest)
             if start.since is not None and not await self._is_anything_due(channel, arrived):
                 return
-            async with aclosing(self._entries(channel, arrived, lowest, self._timeout_seconds)) as entries:
-                async for position, entry in entries:
-                    if entry is not None and position <= end:
-                        yield entry
+            async with aclosing(self._deliveries(channel, arrived, lowest, self._timeout_seconds)) as deliveries:
+                async for position, delivered in deliveries:
+                    if position <= end and not wire.is_marker(delivered):
+                        yield delivered
                     if position >= end:
                         return
 
@@ -95,6 +105,7 @@ class RabbitLog:
         """
         connection = await self._link.connection()
         begun = False
+        entry_of = _Entries()
         while True:
             try:
                 async with self._channel(connection) as channel:
@@ -104,11 +115,11 @@ class RabbitLog:
                     if start.since is None:
                         # "So many before the end" means the end of now, also after a reconnect.
                         start = Start(after=lowest - 1 if lowest else None)
-                    async with aclosing(self._entries(channel, arrived, lowest, None)) as entries:
-                        async for position, entry in entries:
+                    async with aclosing(self._deliveries(channel, arrived, lowest, None)) as deliveries:
+                        async for position, delivered in deliveries:
                             start = Start(after=position)
-                            if entry is not None:
-                                yield entry
+                            if not wire.is_marker(delivered):
+                                yield entry_of(delivered)
             except TransportUnavailable as error:
                 if not begun:
                     raise
@@ -190,11 +201,10 @@ class RabbitLog:
         answer = await channel.basic_consume(self._queue, arrive, arguments={"x-stream-offset": offset})
         return answer.consumer_tag or "", arrived
 
-    async def _entries(
+    async def _deliveries(
         self, channel: Channel, arrived: _Arrived, lowest: int, timeout_seconds: float | None
-    ) -> AsyncGenerator[tuple[int, LogEntry | None]]:
-        """Yield positions with their entries, None for a marker, and acknowledge them half a window at a time."""
-        logged_at = _BEGINNING
+    ) -> AsyncGenerator[tuple[int, DeliveredMessage]]:
+        """Yield positions with what is there, and acknowledge half a window at a time."""
         unacknowledged = 0
         while True:
             with translated("read the log"):
@@ -208,14 +218,20 @@ class RabbitLog:
                     await channel.basic_ack(delivered.delivery_tag or 0, multiple=True, wait=False)
                     unacknowledged = 0
             position = wire.offset_of(delivered)
-            if position < lowest:
-                continue
-            # What says no time came after the entry before it.
-            logged_at = wire.published_at(delivered) or logged_at
-            yield (
-                position,
-                None if wire.is_marker(delivered) else LogEntry(position, logged_at, wire.message_of(delivered)),
-            )
+            if position >= lowest:
+                yield position, delivered
+
+
+class _Entries:
+    """Makes entries of deliveries that come in order."""
+
+    def __init__(self) -> None:
+        self._logged_at = _BEGINNING
+
+    def __call__(self, delivered: DeliveredMessage) -> LogEntry:
+        # What says no time came after the entry before it.
+        self._logged_at = wire.published_at(delivered) or self._logged_at
+        return LogEntry(wire.offset_of(delivered), self._logged_at, wire.message_of(delivered))
 
 
 def _present(delivered: DeliveredMessage | None) -> DeliveredMessage:

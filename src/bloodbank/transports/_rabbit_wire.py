@@ -4,7 +4,10 @@
     <base>.log            stream bound to `#`: every event, for the retention time
     <base>.<group>        quorum queue of a consumer group
     <base>.<group>.retry.<ms>   where deliveries wait before they come again to that group alone
-    <base>.dead           quorum queue of what consumers set aside, with the reason
+    <base>.<group>.filling      quorum queue of one message, while a new group is filled from the log
+    <base>.deadletters    stream of what consumers set aside, and of what became of it, for the retention time
+    <base>.dead           quorum queue of what RabbitMQ itself gives up, and where version 0.2 set things aside
+    <base>.replays        durable topic exchange, to which groups are bound as to the first, and the log is not
 
 `<base>` is the exchange's name without `.events.v1`, with `bloodbank.` before a name that begins with `amq.`.
 """
@@ -15,20 +18,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha1
 from typing import Any
 from uuid import UUID, uuid4
 
 from aiormq.abc import DeliveredMessage
 from aiormq.connection import Connection
-from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp.commands import Basic
 
 from bloodbank import ids
 from bloodbank.errors import InvalidQuery, TransportUnavailable
 from bloodbank.transports._amqp import scratch_channel
-from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER
+from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER, Outgoing, cut, outgoing_with
 from bloodbank.transports.base import Message
 
 EXCHANGE_SUFFIX = ".events.v1"
@@ -36,7 +39,16 @@ ATTEMPTS_HEADER = "bloodbank-attempts"
 ROUTING_KEY_HEADER = "bloodbank-routing-key"
 GROUP_HEADER = "bloodbank-group"
 REASON_HEADER = "bloodbank-reason"
+ERROR_HEADER = "bloodbank-error"
+TRACEBACK_HEADER = "bloodbank-traceback"
+CONSUMER_HEADER = "bloodbank-consumer"
 DEAD_HEADER = "bloodbank-dead-ms"
+SETTLED_HEADER = "bloodbank-settled"
+"""In the stream of dead letters: the offset of one that was put back or discarded."""
+FIRST_HEADER = "bloodbank-first-ms"
+REPLAYED_HEADER = "bloodbank-replayed"
+PATTERN_HEADER = "bloodbank-pattern"
+START_HEADER = "bloodbank-start-ms"
 MARKER_HEADER = "bloodbank-marker"
 """Marks the one log entry that is no event: a reader puts it into an empty log, to find its end."""
 
@@ -49,8 +61,15 @@ IDLE_RETRY_QUEUE_MS = 3_600_000
 IDLE_PRIVATE_QUEUE_MS = 300_000
 """How long the queue of a subscription without a group outlives its connection."""
 
+DEAD_SEGMENT_BYTES = 50_000_000
+"""A stream forgets whole segments; dead letters are fewer and smaller than events."""
+MILLISECOND = timedelta(milliseconds=1)
+MOST_RETURNS = 2**31 - 1
+"""How often an order may come back; RabbitMQ 4 gives a message up after 20 times unless told otherwise."""
+
 _GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_RESERVED_GROUPS = ("log", "dead")
+_RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
+_FILLING = ".filling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +85,32 @@ class Names:
 
     @property
     def dead(self) -> str:
-        """The queue of what was set aside."""
+        """The queue of what RabbitMQ gave up, and of what version 0.2 set aside."""
         return f"{self._base}.dead"
+
+    @property
+    def dead_letters(self) -> str:
+        """The stream of what was set aside."""
+        return f"{self._base}.deadletters"
+
+    @property
+    def replays(self) -> str:
+        """The exchange of what groups get again."""
+        return f"{self._base}.replays"
 
     def group(self, group: str) -> str:
         """Return the queue of a group. Raises InvalidQuery for a name that cannot be one."""
         name = f"{self._base}.{group}"
-        if group in _RESERVED_GROUPS or not _GROUP.fullmatch(group) or len(name) > 200:
+        if group in _RESERVED_GROUPS or group.endswith(_FILLING) or not _GROUP.fullmatch(group) or len(name) > 200:
             raise InvalidQuery(
                 f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
-                f"{' and '.join(_RESERVED_GROUPS)} are taken."
+                f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} are taken."
             )
         return name
+
+    def group_of(self, queue: str) -> str:
+        """Return the group that a queue belongs to; the other way round of `group`."""
+        return queue.removeprefix(f"{self._base}.")
 
     def private(self) -> str:
         """Return a new queue name for a subscription without a group."""
@@ -91,11 +124,14 @@ class Names:
 
 
 async def declare_topology(connection: Connection, names: Names, *, retention_days: float) -> None:
-    """Declare the exchange and the log, before anything is published: no event is unroutable."""
+    """Declare the exchanges, the log and the dead letters, before anything is published: no event is unroutable."""
     arguments = {"x-queue-type": "stream", "x-max-age": f"{math.ceil(retention_days * 86_400)}s"}
     async with scratch_channel(connection) as channel:
         await channel.exchange_declare(names.exchange, exchange_type="topic", durable=True)
+        await channel.exchange_declare(names.replays, exchange_type="topic", durable=True)
     await declare_queue(connection, names.log, arguments)
+    segments = {"x-stream-max-segment-size-bytes": DEAD_SEGMENT_BYTES}
+    await declare_queue(connection, names.dead_letters, arguments | segments)
     async with scratch_channel(connection) as channel:
         await channel.queue_bind(names.log, names.exchange, "#")
 
@@ -105,6 +141,7 @@ async def declare_group(connection: Connection, names: Names, queue: str, patter
     await declare_queue(connection, names.dead, {"x-queue-type": "quorum"})
     await declare_queue(connection, queue, {"x-queue-type": "quorum"} | _hand_over_to(names.dead))
     await _bind(connection, queue, names.exchange, pattern)
+    await _bind(connection, queue, names.replays, pattern)
 
 
 async def declare_private(connection: Connection, names: Names, queue: str, pattern: str) -> None:
@@ -112,7 +149,6 @@ async def declare_private(connection: Connection, names: Names, queue: str, patt
 
     It outlives a lost connection for a while, so that the subscription misses nothing.
     """
-    await declare_queue(connection, names.dead, {"x-queue-type": "quorum"})
     await declare_queue(connection, queue, {"x-expires": IDLE_PRIVATE_QUEUE_MS})
     await _bind(connection, queue, names.exchange, pattern)
 
@@ -127,6 +163,43 @@ async def declare_retry(connection: Connection, queue: str, delay_seconds: float
     times = {"x-message-ttl": delay_ms, "x-expires": delay_ms + IDLE_RETRY_QUEUE_MS}
     await declare_queue(connection, name, {"x-queue-type": "quorum"} | times | _hand_over_to(queue))
     return name
+
+
+async def declare_filling(connection: Connection, queue: str) -> bool:
+    """Declare the queue for the order to fill a group's queue; say whether an order is there or in hands.
+
+    Of those who consume it one at a time gets the order: when that one dies, the next does.
+    """
+    arguments: dict[str, Any] = {
+        "x-queue-type": "quorum",
+        "x-max-length": 1,
+        "x-single-active-consumer": True,
+        "x-delivery-limit": MOST_RETURNS,
+    }
+    async with scratch_channel(connection) as channel:
+        found = await channel.queue_declare(filling_of(queue), durable=True, arguments=arguments)
+    return bool(found.message_count or found.consumer_count)
+
+
+def filling_of(queue: str) -> str:
+    """Return the name of the queue for the order to fill a group's queue."""
+    return queue + _FILLING
+
+
+async def exists(connection: Connection, queue: str) -> bool:
+    """Say whether there is a queue of this name."""
+    async with scratch_channel(connection) as channel:
+        try:
+            await channel.queue_declare(queue, passive=True)
+        except ChannelNotFoundEntity:
+            return False
+    return True
+
+
+async def delete(connection: Connection, queue: str) -> None:
+    """Delete a queue, with what is in it."""
+    async with scratch_channel(connection) as channel:
+        await channel.queue_delete(queue)
 
 
 async def declare_queue(connection: Connection, name: str, arguments: Mapping[str, Any]) -> None:
@@ -165,13 +238,19 @@ def retry_bucket_ms(delay_seconds: float) -> int:
     return math.ceil(SHORTEST_RETRY_MS * RETRY_STEP ** math.ceil(steps - 1e-9))
 
 
-def properties_again(delivered: DeliveredMessage, headers: Mapping[str, str | int]) -> Basic.Properties:
-    """Return the properties of a delivery that is sent on, with further headers."""
+def properties_again(
+    delivered: DeliveredMessage, headers: Mapping[str, str | int], *, afresh: bool = False
+) -> Basic.Properties:
+    """Return the properties of a delivery that is sent on, with further headers.
+
+    afresh: without what was noted of earlier tries.
+    """
     old = delivered.header.properties
+    own = {name: value for name, value in _own_headers(old).items() if not (afresh and name in _SENT_ON)}
     return Basic.Properties(
         content_type=old.content_type,
         content_encoding=old.content_encoding,
-        headers={**_own_headers(old), **headers},
+        headers={**own, **headers},
         delivery_mode=2,
         correlation_id=old.correlation_id,
         # The same id as without one, which is needed to tell when the broker returns it.
@@ -182,56 +261,82 @@ def properties_again(delivered: DeliveredMessage, headers: Mapping[str, str | in
     )
 
 
+def replayed(message: Message, queue: str | None, exchange: str) -> Outgoing:
+    """Return a message that is delivered again: to a queue, or to those that are bound to an exchange, if any."""
+    headers: dict[str, str | int] = {REPLAYED_HEADER: "1"}
+    if queue is None:
+        properties = _properties_of(message, headers)
+        return outgoing_with(
+            properties, message.body, exchange=exchange, routing_key=message.routing_key, mandatory=False
+        )
+    properties = _properties_of(message, headers | {ROUTING_KEY_HEADER: message.routing_key})
+    return outgoing_with(properties, message.body, exchange="", routing_key=queue)
+
+
 def message_of(delivered: DeliveredMessage) -> Message:
     """Return the message of a delivery, whoever published it."""
     properties = delivered.header.properties
-    headers: Mapping[str, Any] = properties.headers or {}
+    return message_from(
+        properties.message_id,
+        properties.correlation_id,
+        properties.app_id,
+        properties.headers or {},
+        routing_key_of(delivered),
+        delivered.body,
+    )
+
+
+def message_from(
+    message_id: str | None,
+    correlation_id: str | None,
+    app_id: str | None,
+    headers: Mapping[str, Any],
+    routing_key: str,
+    body: bytes,
+) -> Message:
+    """Return the message that properties and a body make."""
     return Message(
-        event_id=_uuid(properties.message_id) or _uuid_of_body(delivered.body),
-        routing_key=routing_key_of(delivered),
-        body=delivered.body,
-        correlation_id=_uuid(properties.correlation_id),
-        app_id=properties.app_id or None,
+        event_id=_uuid(message_id) or _uuid_of_body(body),
+        routing_key=routing_key,
+        body=body,
+        correlation_id=_uuid(correlation_id),
+        app_id=app_id or None,
         headers={
             name: value
             for name, value in headers.items()
-            if isinstance(value, str) and not name.startswith("x-") and name not in _SENT_ON
+            if isinstance(value, str) and name not in _SENT_ON and not name.startswith("x-")
         },
     )
 
 
 def routing_key_of(delivered: DeliveredMessage) -> str:
     """Return the key that the event was published with, also after a retry."""
-    original = _header(delivered, ROUTING_KEY_HEADER)
+    original = header_of(delivered, ROUTING_KEY_HEADER)
     return original if isinstance(original, str) else delivered.routing_key or ""
 
 
-def attempt_of(delivered: DeliveredMessage) -> int:
+def attempt_from(headers: Mapping[str, Any], *, redelivered: bool) -> int:
     """Return which try a delivery is, 1 for the first."""
     # Only quorum queues count what came back.
-    returned = _header(delivered, "x-delivery-count")
-    before_retry = _header(delivered, ATTEMPTS_HEADER)
+    returned = headers.get("x-delivery-count")
+    before_retry = headers.get(ATTEMPTS_HEADER)
     return (
         1
-        + max(returned if isinstance(returned, int) else 0, int(bool(delivered.redelivered)))
+        + max(returned if isinstance(returned, int) else 0, int(redelivered))
         + (before_retry if isinstance(before_retry, int) else 0)
     )
 
 
 def published_at(delivered: DeliveredMessage) -> datetime | None:
     """Return when a message was published, by the clock of its publisher; None when nobody said."""
-    milliseconds = _header(delivered, PUBLISHED_HEADER)
-    if isinstance(milliseconds, int):
-        try:
-            return datetime.fromtimestamp(milliseconds / 1000, UTC)
-        except (ValueError, OverflowError, OSError):
-            return None
+    if isinstance(header_of(delivered, PUBLISHED_HEADER), int):
+        return time_of(delivered, PUBLISHED_HEADER)
     return delivered.header.properties.timestamp
 
 
 def offset_of(delivered: DeliveredMessage) -> int:
     """Return the place of a log entry in its stream."""
-    offset = _header(delivered, "x-stream-offset")
+    offset = header_of(delivered, "x-stream-offset")
     if not isinstance(offset, int):
         raise TransportUnavailable("The log queue is no stream: its messages have no offset. Delete or rename it.")
     return offset
@@ -239,10 +344,46 @@ def offset_of(delivered: DeliveredMessage) -> int:
 
 def is_marker(delivered: DeliveredMessage) -> bool:
     """Say whether a log entry is no event but the mark of an empty log."""
-    return delivered.exchange == "" and _header(delivered, MARKER_HEADER) is not None
+    return delivered.exchange == "" and header_of(delivered, MARKER_HEADER) is not None
 
 
-_SENT_ON = frozenset({ATTEMPTS_HEADER, ROUTING_KEY_HEADER, GROUP_HEADER, REASON_HEADER})
+def header_of(delivered: DeliveredMessage, name: str) -> object:
+    """Return a header of a delivery, or None."""
+    headers: Mapping[str, Any] = delivered.header.properties.headers or {}
+    return headers.get(name)
+
+
+def time_of(delivered: DeliveredMessage, name: str) -> datetime | None:
+    """Return the time that a header holds in milliseconds since 1970; None when there is none."""
+    milliseconds = header_of(delivered, name)
+    if not isinstance(milliseconds, int):
+        return None
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def milliseconds_of(moment: datetime) -> int:
+    """Return an aware time as a header holds it."""
+    return (moment - _EPOCH) // MILLISECOND
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SENT_ON = frozenset(
+    {
+        ATTEMPTS_HEADER,
+        ROUTING_KEY_HEADER,
+        GROUP_HEADER,
+        REASON_HEADER,
+        ERROR_HEADER,
+        TRACEBACK_HEADER,
+        CONSUMER_HEADER,
+        DEAD_HEADER,
+        FIRST_HEADER,
+        REPLAYED_HEADER,
+    }
+)
 
 
 def _own_headers(properties: Basic.Properties) -> dict[str, Any]:
@@ -251,9 +392,18 @@ def _own_headers(properties: Basic.Properties) -> dict[str, Any]:
     return {name: value for name, value in headers.items() if not name.startswith("x-")}
 
 
-def _header(delivered: DeliveredMessage, name: str) -> object:
-    headers: Mapping[str, Any] = delivered.header.properties.headers or {}
-    return headers.get(name)
+def _properties_of(message: Message, headers: Mapping[str, str | int]) -> Basic.Properties:
+    return Basic.Properties(
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers={**message.headers, **headers},
+        delivery_mode=2,
+        correlation_id=None if message.correlation_id is None else str(message.correlation_id),
+        message_id=str(message.event_id),
+        timestamp=datetime.now(UTC),
+        message_type=message.routing_key,
+        app_id=cut(message.app_id) if message.app_id else None,
+    )
 
 
 def _uuid(text: str | None) -> UUID | None:

@@ -290,10 +290,9 @@ class Transport(Protocol):
         ...
 
 
-def require_start(start: Start) -> None:
-    """Raise InvalidQuery for what is no place to begin."""
-    given: object = start
-    if given in ("now", "beginning") or (isinstance(given, datetime) and given.tzinfo is not None):
+def require_start(start: object) -> None:
+    """Raise InvalidQuery for what is no `Start`."""
+    if start in ("now", "beginning") or (isinstance(start, datetime) and start.tzinfo is not None):
         return
     raise InvalidQuery(f"{start!r} is no start. Give 'now', 'beginning' or an aware time.")
 

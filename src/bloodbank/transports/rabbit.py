@@ -18,16 +18,20 @@ from bloodbank.errors import (
     BloodbankError,
     ConfigurationError,
     EventNotFound,
+    InvalidQuery,
     NotOpen,
     TransportUnavailable,
 )
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._amqp import is_blocked, scratch_channel, translated
+from bloodbank.transports._rabbit_dead_letters import DeadLetters, no_group
 from bloodbank.transports._rabbit_deliveries import Limits, Subscription
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
-from bloodbank.transports.base import Delivery, Features, LogEntry, Message, Receipt
+from bloodbank.transports._rabbit_sending import BATCH, send_all
+from bloodbank.transports.base import DeadLetter, Delivery, Features, LogEntry, Message, Receipt
+from bloodbank.transports.base import Start as BusStart
 
 
 class RabbitTransport:
@@ -58,8 +62,13 @@ class RabbitTransport:
         self._publishing.on_up = self._consuming.wake
         self._consuming.on_up = self._publishing.wake
         self._outlet = Outlet(self._publishing, self._names.exchange, self._declare)
-        self._log = RabbitLog(
-            self._consuming, self._outlet, self._names, timeout_seconds=settings.query_timeout_seconds
+        self._log = self._stream(self._names.log)
+        self._dead_letters = DeadLetters(
+            self._consuming,
+            self._outlet,
+            self._names,
+            self._stream(self._names.dead_letters),
+            settings.publish_timeout_seconds,
         )
         self._open = False
 
@@ -114,15 +123,15 @@ class RabbitTransport:
         return [error or Receipt(message.event_id) for message, error in zip(messages, outcomes, strict=True)]
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int
+        self, pattern: str, *, group: str | None, prefetch: int, start: BusStart = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Deliver what fits a pattern; see `Transport.subscribe`. Patterns of one group add up.
 
-        Raises InvalidQuery for a pattern, group or prefetch that cannot be.
+        Raises InvalidQuery for a pattern, group, prefetch or start that cannot be.
         """
         limits = Limits(self._settings.connect_timeout_seconds, self._settings.publish_timeout_seconds)
         return self._subscribed(
-            Subscription(self._consuming, self._outlet, self._names, limits, pattern, group, prefetch)
+            Subscription(self._consuming, self._outlet, self._log, self._names, limits, pattern, group, prefetch, start)
         )
 
     async def read_log(
@@ -155,6 +164,43 @@ class RabbitTransport:
         if message is None:
             raise EventNotFound(f"Event {event_id} is not in the log. It was never published, or retention removed it.")
         return message
+
+    async def dead_letters(self, *, group: str | None = None) -> AsyncGenerator[DeadLetter]:
+        """Read the stream of dead letters, twice; see `Transport.dead_letters`."""
+        self._require_open()
+        async with aclosing(self._dead_letters.read(group)) as letters:
+            async for letter in letters:
+                yield letter
+
+    async def redeliver(self, numbers: Sequence[int]) -> int:
+        """Put dead letters back to their groups; see `Transport.redeliver`."""
+        self._require_open()
+        return await self._dead_letters.redeliver(numbers)
+
+    async def discard(self, numbers: Sequence[int]) -> int:
+        """Take dead letters off the list; see `Transport.discard`."""
+        self._require_open()
+        return await self._dead_letters.discard(numbers)
+
+    async def replay(self, messages: Sequence[Message], *, group: str | None) -> None:
+        """Send messages to a queue, or to all whose bindings fit; see `Transport.replay`.
+
+        Groups whose consumers are all of version 0.2 are not bound to what is sent to all.
+        """
+        self._require_open()
+        queue = None if group is None else self._names.group(group)
+        timeout_seconds = self._settings.publish_timeout_seconds
+        if queue is not None:
+            with translated("replay events"):
+                async with asyncio.timeout(timeout_seconds):
+                    if not await wire.exists(await self._consuming.connection(), queue):
+                        raise InvalidQuery(no_group(group or ""))
+        for at in range(0, len(messages), BATCH):
+            outgoing = [wire.replayed(message, queue, self._names.replays) for message in messages[at : at + BATCH]]
+            await send_all(self._outlet, outgoing, "replay events", timeout_seconds=timeout_seconds)
+
+    def _stream(self, queue: str) -> RabbitLog:
+        return RabbitLog(self._consuming, self._outlet, queue, timeout_seconds=self._settings.query_timeout_seconds)
 
     def _link(self, url: str, purpose: str) -> Link:
         return Link(
