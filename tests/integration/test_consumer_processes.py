@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from bloodbank import EventEnvelope, Publisher, Settings, create_envelope
-from tests.conformance.consumers import dead_letters, eventually, eventually_dead, events_of
+from tests.conformance.consumers import dead_letters, events_of, eventually, eventually_dead
 from tests.servers.process import wait_until
 
 BB = [sys.executable, "-m", "bloodbank.cli.main"]
@@ -185,7 +185,7 @@ async def test_several_processes_share_the_events_and_one_that_dies_is_replaced(
         await _joined(publisher)
         with local.running("--workers", "2") as parent:
             await _until_so_many_processes(local, publisher, 2)
-            victim = sorted(local.pids())[0]
+            victim = min(local.pids())
             assert victim != parent.pid
             os.kill(victim, signal.SIGKILL)
             await _until_so_many_processes(local, publisher, 3)
