@@ -17,6 +17,7 @@ from tests.conformance.consumers import (
     eventually_dead,
     order,
 )
+from tests.conformance.messages import soon
 
 SOON = Retry(attempts=3, first_seconds=0.01, jitter=0)
 
@@ -259,3 +260,24 @@ async def test_what_a_group_has_no_handler_for_any_more_is_set_aside(publisher: 
         [letter] = await eventually_dead(publisher, "shop")
         await eventually(lambda: seen == [1])
     assert (letter.message.routing_key, letter.failure.error) == ("shop.bill.written", "no_handler")
+
+
+async def test_an_event_whose_handler_never_comes_to_an_end_is_set_aside_in_the_end(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    runs: list[int] = []
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1, deliveries=2))
+    async def handle(attempt: Attempt) -> None:
+        runs.append(attempt.number)
+
+    # Processes that died with it, as far as anybody can tell.
+    for last in (False, True):
+        async with publisher.transport.subscribe("shop.order.placed", group="shop", prefetch=1) as deliveries:
+            if not last:
+                await publisher.publish(order(0))
+            assert (await soon(anext(deliveries))).attempt == 1 + last
+    async with consumer.running():
+        await publisher.publish(order(1))
+        [letter] = await eventually_dead(publisher, "shop")
+        await eventually(lambda: runs)
+    assert (letter.failure.error, letter.attempts, runs) == ("crashed", 3, [1])

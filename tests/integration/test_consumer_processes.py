@@ -58,7 +58,7 @@ class Place:
         self.folder = folder
         self.variables = dict(variables) | {"BLOODBANK_DATA_DIR": str(folder / "data"), "BLOODBANK_LEASE_SECONDS": "1"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OTHERS)}
-        self._env = inherited | self.variables
+        self.env = inherited | self.variables
         (folder / "program.py").write_text(PROGRAM)
 
     def settings(self) -> Settings:
@@ -66,7 +66,7 @@ class Place:
 
     def start(self, *arguments: str, target: str = "program:consumer") -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen([*BB, "consume", target, *arguments], cwd=self.folder, env=self._env, stderr=log)
+            return subprocess.Popen([*BB, "consume", target, *arguments], cwd=self.folder, env=self.env, stderr=log)
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -210,6 +210,26 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.timeout(240)
+async def test_a_thread_that_does_not_end_does_not_keep_the_process(local: Place) -> None:
+    stuck = PROGRAM.replace(
+        "async def handle(event: EventEnvelope[dict], publisher: Publisher)", "def handle(event: dict)"
+    )
+    stuck = stuck.partition("    number =")[0] + (
+        "    os.write(seen, f\"{event['number']} {os.getpid()}\\n\".encode())\n    __import__('time').sleep(10000)\n"
+    )
+    (local.folder / "program.py").write_text(stuck)
+    local.env["BLOODBANK_STOP_TIMEOUT_SECONDS"] = "0.1"
+    async with Publisher(local.settings()) as publisher:
+        await _joined(publisher)
+        await publisher.publish(_tick(1))
+        with local.running() as process:
+            await eventually(lambda: local.runs() == {1: 1})
+            process.send_signal(signal.SIGTERM)
+            assert await anyio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS)) == 0
+    assert "threads are still at work" in local.log()
 
 
 @pytest.mark.timeout(240)

@@ -60,7 +60,7 @@ def test_a_delay_is_never_negative_nor_longer_than_the_longest(
     "wrong",
     [
         {"attempts": 0},
-        {"attempts": 200},
+        {"deliveries": 0},
         {"first_seconds": -1},
         {"first_seconds": 400},
         {"factor": 0.5},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bloodbank.cli.edge import at_edge, run_async
+from bloodbank.cli.edge import ExitCode, at_edge, run_async
 from bloodbank.cli.text import note
 from bloodbank.errors import ConfigurationError
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from bloodbank.consumer import Consumer
 
 MOST_WORKERS = 256
+THREAD_SECONDS = 0.5
+"""How long a thread of the program may take to end after all else has."""
 
 
 @at_edge
@@ -57,6 +61,20 @@ def _consume_here(target: str) -> None:
     handlers = ", ".join(f"{handler.name} ({handler.pattern}, group {handler.group})" for handler in consumer.handlers)
     note(f"Consuming: {handlers or 'nothing'}.")
     run_async(consumer.run())
+    _leave_threads()
+
+
+def _leave_threads() -> None:
+    """End the process although handlers that are plain functions are not ready: their events come again."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    for thread in others:
+        thread.join(THREAD_SECONDS)
+    late = sum(thread.is_alive() for thread in others)
+    if late:
+        note(f"{late} threads are still at work and are left; what they had comes again.")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ExitCode.OK)
 
 
 def load_consumer(target: str) -> Consumer:

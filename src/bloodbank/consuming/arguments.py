@@ -21,8 +21,8 @@ Filler = Callable[[Attempt], object]
 
 _BY_NAME: Mapping[str, object] = {"event": EventEnvelope, "payload": dict, "attempt": Attempt}
 _WANTED = (
-    "Annotate it with EventEnvelope, EventEnvelope[YourModel], a payload model, dict, Publisher or Attempt, or give it "
-    "a default"
+    "Annotate it with EventEnvelope, EventEnvelope[YourModel], a payload model, dict, Attempt or Publisher "
+    "(BlockingPublisher in a function that is not async), or give it a default"
 )
 
 

@@ -252,7 +252,7 @@ class GroupAtWork:
         """Run the handler and settle. Where order is kept, further attempts are made here, and the key waits."""
         delivery, handler, event = taken
         number = delivery.attempt
-        if number > handler.retry.deliveries:
+        if number > max(handler.retry.deliveries, handler.retry.attempts):
             reason = f"The event was delivered {number - 1} times, and its handler never came to an end."
             await self._set_aside(delivery, Failure(reason, CRASHED, "", handler.name), event, number)
             return

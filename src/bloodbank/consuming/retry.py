@@ -24,7 +24,7 @@ class Retry:
     jitter: share of the delay by which it varies at random, so that what failed together does not come back together.
     on: exceptions that are tried again. never: those of them that are not, since nothing would change.
     deliveries: after so many, an event whose handler never came to an end is set aside without being run: it may be
-        what ends the process.
+        what ends the process. Never fewer than `attempts`.
 
     Raises ConfigurationError for values that cannot be.
     """
@@ -39,11 +39,8 @@ class Retry:
     deliveries: int = 100
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.deliveries < self.attempts:
-            raise ConfigurationError(
-                f"Retry(attempts={self.attempts}, deliveries={self.deliveries}) cannot be: there is one attempt at "
-                "least, and as many deliveries."
-            )
+        if self.attempts < 1 or self.deliveries < 1:
+            raise ConfigurationError("Retry needs attempts and deliveries of 1 or more.")
         if self.longest_seconds > LONGEST_DELAY_SECONDS:
             raise ConfigurationError(f"longest_seconds is {self.longest_seconds}, and at most {LONGEST_DELAY_SECONDS}.")
         if not (0 <= self.first_seconds <= self.longest_seconds and self.factor >= 1 and 0 <= self.jitter <= 1):
