@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
-from bloodbank import Attempt, Consumer, EventEnvelope, InvalidEvent, Publisher, Retry, create_envelope
+from bloodbank import (
+    Attempt,
+    Consumer,
+    EventEnvelope,
+    InvalidEvent,
+    Publisher,
+    PublishUnknown,
+    Retry,
+    Settings,
+    create_envelope,
+)
 from bloodbank.causation import current_parents
 from bloodbank.ids import new_event_id
-from bloodbank.transports.base import Message
+from bloodbank.transports.base import Message, Transport
 from tests.conformance.consumers import (
     Order,
     dead_letters,
@@ -281,3 +292,34 @@ async def test_an_event_whose_handler_never_comes_to_an_end_is_set_aside_in_the_
         [letter] = await eventually_dead(publisher, "shop")
         await eventually(lambda: runs)
     assert (letter.failure.error, letter.attempts, runs) == ("crashed", 3, [1])
+
+
+class Hesitant(Publisher):
+    """Does not know at first what became of a failure event, and notes what is dead when it is published."""
+
+    dead: list[int]
+
+    async def publish(self, *arguments: Any, **named: Any) -> Any:
+        event = arguments[0]
+        if isinstance(event, EventEnvelope) and event.event_type.endswith(".failed"):
+            self.dead.append(len(await dead_letters(self, "shop")))
+            if len(self.dead) == 1:
+                raise PublishUnknown("lost")
+        return await super().publish(*arguments, **named)
+
+
+async def test_a_failure_is_told_before_its_event_is_set_aside(transport: Transport, tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, inbox_timeout_seconds=60)
+    async with Hesitant(settings, transport=transport) as publisher:
+        publisher.dead = []
+        consumer = Consumer("shop", publisher=publisher)
+
+        @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+        async def handle(placed: Order) -> None:
+            raise Busy("no")
+
+        async with consumer.running():
+            await publisher.publish(order())
+            await eventually_dead(publisher, "shop")
+        assert len(await events_of(publisher, "shop.order.failed")) == 1
+    assert publisher.dead == [0, 0]

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from bloodbank import EventEnvelope, Publisher, Settings, create_envelope
-from tests.conformance.consumers import dead_letters, events_of, eventually, eventually_dead
+from tests.conformance.consumers import dead_letters, events_of, eventually
 from tests.servers.process import wait_until
 
 BB = [sys.executable, "-m", "bloodbank.cli.main"]
