@@ -24,7 +24,7 @@ _BARE_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
-_NO_SETTINGS = frozenset({"BLOODBANK_PARENTS"})
+NO_SETTINGS = frozenset({"BLOODBANK_PARENTS"})
 """Variables of ours that say nothing of the bus: this one is passed from process to process."""
 
 
@@ -446,7 +446,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     """
     names = set(os.environ if environment is None else environment)
     suspects = (name for name in names if name.startswith("BLOODBANK_") and not name.startswith("BLOODBANK_TEST_"))
-    return sorted(name for name in suspects if name not in variable_names() and name not in _NO_SETTINGS)
+    return sorted(name for name in suspects if name not in variable_names() and name not in NO_SETTINGS)
 
 
 def variable_names() -> dict[str, str]:

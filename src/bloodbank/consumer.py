@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, TypeVar
 
@@ -133,25 +133,16 @@ class Consumer:
         compile_pattern(pattern)
         require_start(start)
         group = self._name if group is None else group
-        if not group or concurrency < 1 or (prefetch is not None and prefetch < 1):
-            raise ConfigurationError(
-                "A handler needs a group that is not empty, and concurrency and prefetch of 1 or more."
-            )
-        if timeout_seconds is not None and timeout_seconds <= 0:
-            raise ConfigurationError(f"timeout_seconds is {timeout_seconds}; it must be more than 0, or None.")
+        _require_sense(group, concurrency, prefetch, timeout_seconds)
         # Models are often defined where the handler is, such as within a test.
         frame = inspect.currentframe()
         namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
-            provided: dict[type, Callable[[], object]] = {BlockingPublisher: self._blocking_publisher}
-            if is_async(function):
-                provided = {Publisher: self._running_publisher}
-            arguments = Arguments(function, provided=provided, registry=self._registry_in_force, namespace=namespace)
             handler = Handler(
                 name=f"{self._name}.{name_of(function)}",
                 function=function,
-                arguments=arguments,
+                arguments=self._arguments(function, namespace),
                 pattern=pattern,
                 group=group,
                 start=start,
@@ -281,6 +272,12 @@ class Consumer:
         for task in tasks:
             task.result()
 
+    def _arguments(self, function: Function, namespace: Mapping[str, Any]) -> Arguments:
+        provided: dict[type, Callable[[], object]] = {BlockingPublisher: self._blocking_publisher}
+        if is_async(function):
+            provided = {Publisher: self._running_publisher}
+        return Arguments(function, provided=provided, registry=self._registry_in_force, namespace=namespace)
+
     def _settings(self) -> Settings:
         if self._given_settings is None:
             publisher = self._given_publisher
@@ -304,6 +301,15 @@ class Consumer:
         if self._stopping is None:
             raise NotOpen(f"The consumer {self._name} does not run.")
         return self._stopping
+
+
+def _require_sense(group: str, concurrency: int, prefetch: int | None, timeout_seconds: float | None) -> None:
+    if not group or concurrency < 1 or (prefetch is not None and prefetch < 1):
+        raise ConfigurationError(
+            "A handler needs a group that is not empty, and concurrency and prefetch of 1 or more."
+        )
+    if timeout_seconds is not None and timeout_seconds <= 0:
+        raise ConfigurationError(f"timeout_seconds is {timeout_seconds}; it must be more than 0, or None.")
 
 
 async def _first(working: asyncio.Task[None], subscribed: asyncio.Event) -> None:
