@@ -87,6 +87,14 @@ class Broker:
         await channel.close()
         return removed
 
+    async def left_in(self, queue: str) -> int:
+        """Return how many messages of a queue wait for a consumer."""
+        channel = await self._connection.channel()
+        try:
+            return (await channel.queue_declare(queue, passive=True)).message_count or 0
+        finally:
+            await channel.close()
+
 
 @asynccontextmanager
 async def broker() -> AsyncIterator[Broker]:
