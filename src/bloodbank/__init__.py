@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bloodbank.acceptance import PublishResult, Status
-    from bloodbank.causation import caused_by, uncaused
+    from bloodbank.causation import CausalThreadPool, caused_by, uncaused
     from bloodbank.config import Settings, load_settings
+    from bloodbank.consumer import BlockingPublisher, Consumer
+    from bloodbank.consuming.attempt import Attempt
+    from bloodbank.consuming.retry import Retry
     from bloodbank.correlation_tracker import CorrelationTracker
     from bloodbank.deduplication import Dedup
     from bloodbank.deferral import Lineage
@@ -61,9 +64,13 @@ __all__ = [
     "AgentContext",
     "AgentType",
     "AmbiguousEventId",
+    "Attempt",
+    "BlockingPublisher",
     "BloodbankError",
+    "CausalThreadPool",
     "CodeState",
     "ConfigurationError",
+    "Consumer",
     "CorrelationTracker",
     "Dedup",
     "Direction",
@@ -91,6 +98,7 @@ __all__ = [
     "PublishResult",
     "PublishUnknown",
     "Publisher",
+    "Retry",
     "Settings",
     "Source",
     "Status",
@@ -118,9 +126,13 @@ _HOME = {
     "AgentContext": "envelope",
     "AgentType": "envelope",
     "AmbiguousEventId": "errors",
+    "Attempt": "consuming.attempt",
+    "BlockingPublisher": "consumer",
     "BloodbankError": "errors",
+    "CausalThreadPool": "causation",
     "CodeState": "envelope",
     "ConfigurationError": "errors",
+    "Consumer": "consumer",
     "CorrelationTracker": "correlation_tracker",
     "Dedup": "deduplication",
     "Direction": "stores.base",
@@ -148,6 +160,7 @@ _HOME = {
     "PublishResult": "acceptance",
     "PublishUnknown": "errors",
     "Publisher": "publisher",
+    "Retry": "consuming.retry",
     "Settings": "config",
     "Source": "envelope",
     "Status": "acceptance",

@@ -1,15 +1,31 @@
 """The events that are being handled here and now: what a new event gets as its parents.
 
-A context variable follows asyncio tasks and `asyncio.to_thread` by itself.
+A context variable follows asyncio tasks and `asyncio.to_thread` by itself. Where nothing carries it, this module does:
+`bound` and `CausalThreadPool` into threads of a pool, `environment` into a process that is started, and
+`parents_header` into a request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import logging
+import os
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Protocol
+from contextvars import ContextVar, copy_context
+from functools import wraps
+from typing import ParamSpec, Protocol, TypeVar
 from uuid import UUID
+
+logger = logging.getLogger(__name__)
+
+PARENTS_HEADER = "X-Bloodbank-Parents"
+"""Header of a request that names its parents: event ids separated by commas."""
+PARENTS_VARIABLE = "BLOODBANK_PARENTS"
+"""Environment variable that names the parents of all that a process does: event ids separated by commas."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class HasEventId(Protocol):
@@ -21,7 +37,22 @@ class HasEventId(Protocol):
         ...
 
 
-_current: ContextVar[tuple[UUID, ...]] = ContextVar("bloodbank_current_parents", default=())
+def parents_in(environment: Mapping[str, str]) -> tuple[UUID, ...]:
+    """Return the event ids that BLOODBANK_PARENTS holds, in order, without duplicates.
+
+    An entry that is no UUID is logged and left out: a program must not fail because of how it was started.
+    """
+    parents: list[UUID] = []
+    for entry in filter(None, map(str.strip, environment.get(PARENTS_VARIABLE, "").split(","))):
+        try:
+            parents.append(UUID(entry))
+        except ValueError:
+            logger.warning("%s holds %r, which is no event id; it is no parent here.", PARENTS_VARIABLE, entry[:80])
+    return tuple(dict.fromkeys(parents))
+
+
+_inherited = parents_in(os.environ)
+_current: ContextVar[tuple[UUID, ...]] = ContextVar("bloodbank_current_parents", default=_inherited)
 
 
 def current_parents() -> tuple[UUID, ...]:
@@ -48,3 +79,61 @@ def uncaused() -> Generator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def handling(event_id: UUID) -> Generator[None]:
+    """Within the block, this event is the one parent, whatever outer blocks said: it is what is being handled."""
+    token = _current.set((event_id,))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def bound(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that runs, wherever it is called, with the parents of here and now.
+
+    For threads that nothing carries the context into: `pool.submit(bound(work))`, `Thread(target=bound(work))`. Each
+    call has a copy of all context variables of its own, so that several may run at the same time.
+    """
+    context = copy_context()
+
+    @wraps(function)
+    def within(*args: P.args, **kwargs: P.kwargs) -> T:
+        return context.copy().run(function, *args, **kwargs)
+
+    return within
+
+
+class CausalThreadPool(ThreadPoolExecutor):
+    """A ThreadPoolExecutor whose `submit`, and so `map` and `run_in_executor`, carry the context variables along."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function in a thread of the pool, with the context of who submits it."""
+        return super().submit(copy_context().run, fn, *args, **kwargs)
+
+
+def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for a process whose events have the parents of here and now.
+
+        subprocess.run(command, env=causation.environment())
+
+    base: what to start from; default: the environment of this process. What it says of parents is replaced.
+    """
+    variables = dict(os.environ if base is None else base)
+    variables.pop(PARENTS_VARIABLE, None)
+    parents = _current.get()
+    if parents:
+        variables[PARENTS_VARIABLE] = _joined(parents)
+    return variables
+
+
+def parents_header() -> dict[str, str]:
+    """Return the header that passes the parents of here and now on with a request; empty when there are none."""
+    parents = _current.get()
+    return {PARENTS_HEADER: _joined(parents)} if parents else {}
+
+
+def _joined(parents: tuple[UUID, ...]) -> str:
+    return ",".join(map(str, parents))

@@ -26,6 +26,10 @@ _BARE_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
+NO_SETTINGS = frozenset({"BLOODBANK_PARENTS"})
+"""Variables of ours that say nothing of the bus: this one is passed from process to process."""
+
+
 class Scope(StrEnum):
     """What a key may do: send events, read events and lineage, or everything."""
 
@@ -282,6 +286,27 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_POLL_SECONDS",
         description="How often the embedded log looks for events of other processes.",
     )
+    consumer_prefetch: int = Field(
+        50,
+        ge=1,
+        le=65_535,
+        validation_alias="BLOODBANK_CONSUMER_PREFETCH",
+        description="Most unsettled deliveries that a handler holds at a time, unless its `prefetch` says otherwise.",
+    )
+    inbox_days: float = Field(
+        7,
+        gt=0,
+        le=3650,
+        validation_alias="BLOODBANK_INBOX_DAYS",
+        description="Days that a group remembers which events it has handled, so that it handles none twice.",
+    )
+    inbox_timeout_seconds: float = Field(
+        2.0,
+        gt=0,
+        le=300,
+        validation_alias="BLOODBANK_INBOX_TIMEOUT_SECONDS",
+        description="Longest wait for the inbox; then the handler runs, and the inbox is left alone for a while.",
+    )
     reindex_patience_seconds: float = Field(
         60.0,
         ge=0,
@@ -443,7 +468,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]
     """
     names = set(os.environ if environment is None else environment)
     suspects = (name for name in names if name.startswith("BLOODBANK_") and not name.startswith("BLOODBANK_TEST_"))
-    return sorted(name for name in suspects if name not in variable_names())
+    return sorted(name for name in suspects if name not in variable_names() and name not in NO_SETTINGS)
 
 
 def variable_names() -> dict[str, str]:

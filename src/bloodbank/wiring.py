@@ -12,6 +12,7 @@ from bloodbank._redis_url import Servers, redis_servers
 from bloodbank._sqlite import Database
 from bloodbank.breaker import CircuitBreaker
 from bloodbank.config import Settings, redact_url
+from bloodbank.consuming.inbox import GuardedInbox, Inbox
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.deferral import Journal
 from bloodbank.journal import SqliteJournal
@@ -111,6 +112,24 @@ def find_stranded(settings: Settings) -> list[Stranded]:
 def build_journal(settings: Settings, database: Database) -> SqliteJournal:
     """Return the journal in a file, with the limit of the settings."""
     return SqliteJournal(database, limit=settings.journal_limit)
+
+
+def build_inbox(settings: Settings) -> GuardedInbox:
+    """Return what remembers which events a group has handled: in Redis where there is one, in the file otherwise."""
+    breaker = CircuitBreaker(
+        failure_threshold=settings.breaker_failure_threshold, reset_seconds=settings.breaker_reset_seconds
+    )
+    return GuardedInbox(_inbox(settings), timeout_seconds=settings.inbox_timeout_seconds, breaker=breaker)
+
+
+def _inbox(settings: Settings) -> Inbox:
+    if settings.redis_address() is not None:
+        from bloodbank.consuming._inbox_redis import RedisInbox  # noqa: PLC0415, as above
+
+        return RedisInbox(settings)
+    from bloodbank.consuming._inbox_sqlite import SqliteInbox  # noqa: PLC0415, as above
+
+    return SqliteInbox(Database(settings.data_dir / DATABASE_FILE), keep_seconds=settings.inbox_days * SECONDS_A_DAY)
 
 
 def build_tracker(

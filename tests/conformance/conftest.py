@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bloodbank import CorrelationTracker, Publisher, Settings
 from bloodbank._sqlite import Database
 from bloodbank.stores.base import CorrelationStore
+from bloodbank.stores.sqlite import SqliteStore
 from bloodbank.transports.base import Transport
 from tests.conformance.backends import (
     OF_PROCESSES,
@@ -64,4 +66,15 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
 async def store(index: Index) -> AsyncIterator[CorrelationStore]:
     """An open store on the index."""
     async with index.store() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def publisher(transport: Transport, tmp_path: Path) -> AsyncIterator[Publisher]:
+    """An open publisher on the bus, with an index of causes beside it."""
+    settings = Settings(_env_file=None, data_dir=tmp_path, inbox_timeout_seconds=60)
+    async with (
+        CorrelationTracker(SqliteStore(Database(tmp_path / "index.db"))) as tracker,
+        Publisher(settings, transport=transport, tracker=tracker) as opened,
+    ):
         yield opened

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bloodbank.cli import ask, doctor, events, outbox, publish, reindex
+from bloodbank.cli import ask, consume, doctor, events, outbox, publish, reindex
 from bloodbank.cli.edge import ExitCode, at_edge, run_async
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ def main(
     ] = False,
 ) -> None:
     """Bloodbank: an event bus that knows what caused what."""
-    if context.invoked_subcommand != "serve":
+    if context.invoked_subcommand not in ("serve", "consume"):
         _quiet_logs()
 
 
@@ -83,6 +83,7 @@ app.command()(ask.why)
 app.command()(ask.effects)
 app.add_typer(events.app, name="events", help="Read the events that the log keeps.")
 app.command()(events.tail)
+app.command()(consume.consume)
 app.command()(doctor.doctor)
 app.command()(reindex.reindex)
 app.add_typer(outbox.app, name="outbox")

@@ -12,13 +12,13 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from bloodbank import ids
+from bloodbank.causation import PARENTS_HEADER
 from bloodbank.envelope import EventEnvelope, Source, TriggerType, is_v1, read_envelope, upgrade_v1
 from bloodbank.errors import InvalidEvent
 from bloodbank.events import EventRegistry
 from bloodbank.http.head import header, headers
 from bloodbank.http.refusals import RequestRefused
 
-PARENTS_HEADER = "X-Bloodbank-Parents"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 APP = "http-api"
 UNKNOWN_HOST = "unknown"

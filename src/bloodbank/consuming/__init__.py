@@ -1,0 +1,1 @@
+"""What stands between a delivery and a handler: one file a step."""

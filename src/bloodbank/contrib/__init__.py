@@ -1,0 +1,1 @@
+"""Bridges to other libraries. Nothing in the core imports them."""

@@ -1,0 +1,325 @@
+"""Handlers that fail, on every bus: they are tried again, given up, and their failures are events in the graph."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from bloodbank import (
+    Attempt,
+    Consumer,
+    EventEnvelope,
+    InvalidEvent,
+    Publisher,
+    PublishUnknown,
+    Retry,
+    Settings,
+    create_envelope,
+)
+from bloodbank.causation import current_parents
+from bloodbank.ids import new_event_id
+from bloodbank.transports.base import Message, Transport
+from tests.conformance.consumers import (
+    Order,
+    dead_letters,
+    events_of,
+    eventually,
+    eventually_dead,
+    order,
+)
+from tests.conformance.messages import soon
+
+SOON = Retry(attempts=3, first_seconds=0.01, jitter=0)
+
+
+class Busy(Exception):
+    """Something that passes."""
+
+
+async def test_a_handler_that_fails_is_tried_again_and_knows_which_attempt_it_is(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    attempts: list[tuple[int, bool]] = []
+    parents: list[Any] = []
+
+    @consumer.on("shop.order.placed", retry=SOON)
+    async def handle(attempt: Attempt) -> None:
+        attempts.append((attempt.number, attempt.is_last))
+        parents.append(current_parents())
+        if attempt.number < 3:
+            raise Busy
+
+    sent = order()
+    async with consumer.running():
+        await publisher.publish(sent)
+        await eventually(lambda: len(attempts) == 3)
+    assert attempts == [(1, False), (2, False), (3, True)]
+    assert parents == [(sent.event_id,)] * 3
+    assert await dead_letters(publisher, "shop") == []
+    assert await events_of(publisher, "shop.order.failed") == []
+
+
+async def test_while_an_event_waits_for_its_next_attempt_others_are_handled(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+
+    @consumer.on("shop.order.placed", retry=Retry(first_seconds=3600, longest_seconds=3600))
+    async def handle(placed: Order) -> None:
+        seen.append(placed.number)
+        if placed.number == 0:
+            raise Busy
+
+    async with consumer.running():
+        for number in range(5):
+            await publisher.publish(order(number))
+        await eventually(lambda: len(seen) == 5)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+async def test_an_event_that_fails_for_good_is_a_dead_letter_and_an_event(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", "billing", retry=SOON)
+    async def bill(placed: Order) -> None:
+        raise Busy(f"no printer for {placed.number}\nor ink")
+
+    sent = order(7)
+    async with consumer.running():
+        await publisher.publish(sent)
+        [letter] = await eventually_dead(publisher, "billing")
+    assert letter.message.event_id == sent.event_id
+    assert (letter.group, letter.attempts) == ("billing", 3)
+    failure = letter.failure
+    assert (failure.reason, failure.error, failure.consumer) == ("no printer for 7 or ink", "Busy", "shop.bill")
+    assert failure.traceback.rstrip().endswith("or ink")
+    assert "in bill" in failure.traceback
+    assert letter.first_at is not None
+    assert letter.first_at <= letter.dead_at
+    [told] = await events_of(publisher, "shop.order.failed")
+    assert told.correlation_ids == [sent.event_id]
+    assert told.payload == {
+        "error_message": "no printer for 7 or ink",
+        "error_code": "Busy",
+        "retry_count": 2,
+        "is_retryable": False,
+    }
+    assert await publisher.get_correlation_chain(sent.event_id, "descendants") == [sent.event_id, told.event_id]
+
+
+async def test_exceptions_decide_whether_there_is_another_attempt(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    attempts: dict[int, int] = {}
+    errors: dict[int, Exception] = {0: Busy("busy"), 1: ValueError("wrong"), 2: InvalidEvent("invalid")}
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=2, first_seconds=0.01, on=(Busy, InvalidEvent)))
+    async def handle(placed: Order) -> None:
+        attempts[placed.number] = attempts.get(placed.number, 0) + 1
+        raise errors[placed.number]
+
+    async with consumer.running():
+        for number in errors:
+            await publisher.publish(order(number))
+        letters = await eventually_dead(publisher, "shop", 3)
+    assert attempts == {0: 2, 1: 1, 2: 1}
+    assert sorted(letter.failure.error for letter in letters) == ["Busy", "InvalidEvent", "ValueError"]
+
+
+async def test_what_takes_too_long_has_failed(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1), timeout_seconds=0.05)
+    async def handle(placed: Order) -> None:
+        await asyncio.Event().wait()
+
+    async with consumer.running():
+        await publisher.publish(order())
+        [letter] = await eventually_dead(publisher, "shop")
+    assert letter.failure.error == "TimeoutError"
+
+
+async def test_a_cancellation_from_within_is_a_failure_and_not_an_end(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(placed: Order) -> None:
+        seen.append(placed.number)
+        if placed.number == 0:
+            inner = asyncio.create_task(asyncio.Event().wait())
+            inner.cancel()
+            await inner
+
+    async with consumer.running():
+        await publisher.publish(order(0))
+        await publisher.publish(order(1))
+        [letter] = await eventually_dead(publisher, "shop")
+        await eventually(lambda: len(seen) == 2)
+    assert (letter.failure.error, letter.attempts) == ("RuntimeError", 1)
+
+
+async def test_poison_is_set_aside_at_once_and_is_in_the_graph(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+
+    @consumer.on("shop.#", retry=SOON)
+    async def handle(event: EventEnvelope[Order]) -> None:
+        seen.append(event.payload.number)
+
+    no_envelope = Message(new_event_id(), "shop.order.placed", b"\x00 no JSON")
+    wrong_payload = create_envelope("shop.order.placed", {"number": "many"})
+    no_type = Message(new_event_id(), "shop", b"{}")
+    async with consumer.running():
+        await publisher.transport.publish(no_envelope, timeout_seconds=30)
+        await publisher.publish(wrong_payload)
+        await publisher.transport.publish(no_type, timeout_seconds=30)
+        await publisher.publish(order(1))
+        letters = await eventually_dead(publisher, "shop", 3)
+        await eventually(lambda: seen == [1])
+    assert {(letter.failure.error, letter.attempts) for letter in letters} == {("poison", 1)}
+    assert {letter.message.event_id for letter in letters} == {
+        no_envelope.event_id,
+        wrong_payload.event_id,
+        no_type.event_id,
+    }
+    told = await events_of(publisher, "shop.order.failed")
+    assert {event.correlation_ids[0] for event in told} == {no_envelope.event_id, wrong_payload.event_id}
+    [unnamed] = await events_of(publisher, "shop.failed")
+    assert unnamed.correlation_ids == [no_type.event_id]
+
+
+async def test_a_handler_that_fails_on_failures_too_comes_to_an_end(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    retry = Retry(attempts=1)
+
+    @consumer.on("shop.order.*", "one", retry=retry)
+    async def one(event: EventEnvelope[Any]) -> None:
+        raise Busy("one")
+
+    @consumer.on("shop.order.*", "two", retry=retry)
+    async def two(event: EventEnvelope[Any]) -> None:
+        raise Busy("two")
+
+    async with consumer.running():
+        await publisher.publish(order())
+        # The event itself, and what the other group said of it.
+        letters = [*await eventually_dead(publisher, "one", 2), *await eventually_dead(publisher, "two", 2)]
+    assert len(letters) == 4
+    assert len(await events_of(publisher, "shop.order.failed")) == 2
+
+
+async def test_a_group_that_asks_for_failures_by_name_gets_its_own_too(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    told: list[Any] = []
+
+    @consumer.on("shop.order.placed", "shop", retry=Retry(attempts=1))
+    async def handle(placed: Order) -> None:
+        raise Busy("no")
+
+    @consumer.on("*.*.failed", "shop")
+    async def tell(event: EventEnvelope[Any]) -> None:
+        told.append(event.payload["error_code"])
+
+    async with consumer.running():
+        await publisher.publish(order())
+        await eventually(lambda: told)
+    assert told == ["Busy"]
+
+
+async def test_failing_again_after_it_was_put_back_makes_no_second_failure_event(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    attempts: list[int] = []
+    broken = True
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(attempt: Attempt) -> None:
+        attempts.append(attempt.number)
+        if broken:
+            raise Busy("no")
+
+    async with consumer.running():
+        await publisher.publish(order())
+        [letter] = await eventually_dead(publisher, "shop")
+        assert await publisher.transport.redeliver([letter.number]) == 1
+        await eventually(lambda: len(attempts) == 2)
+        [again] = await eventually_dead(publisher, "shop")
+        broken = False
+        await publisher.transport.redeliver([again.number])
+        await eventually(lambda: len(attempts) == 3)
+    assert attempts == [1, 1, 1]
+    assert len({event.event_id for event in await events_of(publisher, "shop.order.failed")}) == 1
+    assert await dead_letters(publisher, "shop") == []
+
+
+async def test_what_a_group_has_no_handler_for_any_more_is_set_aside(publisher: Publisher) -> None:
+    before = Consumer("shop", publisher=publisher)
+
+    @before.on("shop.#", "shop")
+    async def everything(payload: dict[str, Any]) -> None: ...
+
+    async with before.running():
+        pass
+    now = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+
+    @now.on("shop.order.placed", "shop")
+    async def orders(placed: Order) -> None:
+        seen.append(placed.number)
+
+    async with now.running():
+        await publisher.publish(create_envelope("shop.bill.written", {}))
+        await publisher.publish(order(1))
+        [letter] = await eventually_dead(publisher, "shop")
+        await eventually(lambda: seen == [1])
+    assert (letter.message.routing_key, letter.failure.error) == ("shop.bill.written", "no_handler")
+
+
+async def test_an_event_whose_handler_never_comes_to_an_end_is_set_aside_in_the_end(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    runs: list[int] = []
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1, deliveries=2))
+    async def handle(attempt: Attempt) -> None:
+        runs.append(attempt.number)
+
+    # Processes that died with it, as far as anybody can tell.
+    for last in (False, True):
+        async with publisher.transport.subscribe("shop.order.placed", group="shop", prefetch=1) as deliveries:
+            if not last:
+                await publisher.publish(order(0))
+            assert (await soon(anext(deliveries))).attempt == 1 + last
+    async with consumer.running():
+        await publisher.publish(order(1))
+        [letter] = await eventually_dead(publisher, "shop")
+        await eventually(lambda: runs)
+    assert (letter.failure.error, letter.attempts, runs) == ("crashed", 3, [1])
+
+
+class Hesitant(Publisher):
+    """Does not know at first what became of a failure event, and notes what is dead when it is published."""
+
+    dead: list[int]
+
+    async def publish(self, *arguments: Any, **named: Any) -> Any:
+        event = arguments[0]
+        if isinstance(event, EventEnvelope) and event.event_type.endswith(".failed"):
+            self.dead.append(len(await dead_letters(self, "shop")))
+            if len(self.dead) == 1:
+                raise PublishUnknown("lost")
+        return await super().publish(*arguments, **named)
+
+
+async def test_a_failure_is_told_before_its_event_is_set_aside(transport: Transport, tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, data_dir=tmp_path, inbox_timeout_seconds=60)
+    async with Hesitant(settings, transport=transport) as publisher:
+        publisher.dead = []
+        consumer = Consumer("shop", publisher=publisher)
+
+        @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+        async def handle(placed: Order) -> None:
+            raise Busy("no")
+
+        async with consumer.running():
+            await publisher.publish(order())
+            await eventually_dead(publisher, "shop")
+        assert len(await events_of(publisher, "shop.order.failed")) == 1
+    assert publisher.dead == [0, 0]
