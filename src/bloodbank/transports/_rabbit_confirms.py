@@ -85,6 +85,14 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         """Hand what concerns the messages published on a channel to a listener, from now on."""
         self._channel, self._listener, self._in_return = channel, listener, False
 
+    def forget(self, listener: Listener) -> None:
+        """Leave the channel of a listener to the driver again: it is closed, and another may get its number.
+
+        Nothing happens where another listener has come since.
+        """
+        if self._listener is listener:
+            self._channel, self._listener, self._in_return = None, None, False
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport, for writing to it."""
         # What create_connection gives; that of uvloop has the methods and not the base class.
@@ -177,6 +185,8 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
                 return True
         elif (family, method) == _CHANNEL_CLOSE:
             listener.closing()
+            # The broker sends nothing more on it, and the driver gives its number to whoever opens the next channel.
+            self.forget(listener)
         return False
 
     def _look(self, method: tuple[int, int]) -> None:
