@@ -30,6 +30,8 @@ from tests.servers.redis_cluster import RedisCluster
 
 LEASE_SECONDS = 1.5
 DATABASE_FILE = "bus.db"
+PATIENCE: Any = {"connect_timeout_seconds": 20.0, "query_timeout_seconds": 40.0}
+"""Limits of stores on servers: a busy machine is no outage."""
 
 
 class Interruptible(ABC):
@@ -152,14 +154,17 @@ def make_transport(description: dict[str, Any]) -> Transport:
 
 def make_store(description: dict[str, Any]) -> CorrelationStore:
     if description["backend"] == "redis":
-        settings = Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"])
+        settings = Settings(
+            _env_file=None, redis_url=description["url"], redis_prefix=description["prefix"], **PATIENCE
+        )
         return RedisStore(settings, read_by_levels=description["read_by_levels"])
     if description["backend"] == "redis cluster":
         settings = Settings(
             _env_file=None,
             redis_url=description["url"],
             redis_prefix=description["prefix"],
-            redis_replica_seconds=5.0,  # a busy machine is no reason to take a replica for dead
+            redis_replica_seconds=20.0,  # a busy machine is no reason to take a replica for dead
+            **PATIENCE,
         )
         return RedisClusterStore(settings)
     return SqliteStore(Database(Path(description["path"]), busy_seconds=0.3))
