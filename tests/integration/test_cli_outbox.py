@@ -173,14 +173,14 @@ def test_what_is_sent_again_reaches_the_broker(folder: Path, rabbit_server: Rabb
 
 
 def test_as_json_the_list_need_not_be_named(folder: Path) -> None:
-    asyncio.run(fill_outbox(folder, 1, REFUSED))
+    asyncio.run(fill_outbox(outbox_path(load_settings()), 1, REFUSED))
     short, long = bb("--json"), bb("list", "--json")
     assert (short.exit_code, orjson.loads(short.stdout)) == (0, orjson.loads(long.stdout))
     assert bb("--json", "retry", "--all").exit_code == ExitCode.USAGE
 
 
 def test_nothing_is_said_of_what_does_not_wait(folder: Path) -> None:
-    asyncio.run(fill_outbox(folder, 0, REFUSED))
+    asyncio.run(fill_outbox(outbox_path(load_settings()), 0, REFUSED))
     first, *entries = bb().stdout.splitlines()
     assert first.startswith("2 events are set aside, refused for good (")
     assert first.endswith(" are used.")
@@ -206,7 +206,7 @@ def test_a_list_tells_how_often_an_event_was_tried(attempts: int, state: str) ->
 
 
 def test_the_doctor_finds_what_was_refused_here_and_through_a_server(folder: Path) -> None:
-    asyncio.run(fill_outbox(folder, 0, REFUSED))
+    asyncio.run(fill_outbox(outbox_path(load_settings()), 0, REFUSED))
     server = ApiServer(RABBIT_URL=os.environ["RABBIT_URL"], BLOODBANK_DATA_DIR=str(folder))
     server.start()
     try:
