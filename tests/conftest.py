@@ -21,6 +21,7 @@ from tests.servers.redis_sentinel import RedisSentinels
 ALLOW_SKIP = "BLOODBANK_TEST_ALLOW_SKIP"
 
 AnyServer = TypeVar("AnyServer", bound=Server | RedisCluster | RedisSentinels)
+AnyCluster = TypeVar("AnyCluster", RedisCluster, RedisSentinels)
 
 EXAMPLES = int(os.environ.get("BLOODBANK_TEST_EXAMPLES", "10"))
 """How often a property is tried: few times while one works, more often in `make test`."""
@@ -90,14 +91,20 @@ def redis_server(_redis_session: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def redis_cluster(_redis_cluster_session: RedisCluster) -> RedisCluster:
-    """A running Redis Cluster with a replica of each master, shared by the session; use a key prefix of your own."""
-    return _awake(_redis_cluster_session)
+    """A running Redis Cluster with a replica of each master, shared by the session; use a key prefix of your own.
+
+    Nothing fails over before `be_quick`: on a busy machine a node may be silent for seconds.
+    """
+    return _patient(_redis_cluster_session)
 
 
 @pytest.fixture
 def redis_sentinels(_redis_sentinels_session: RedisSentinels) -> RedisSentinels:
-    """A running Redis with a replica, watched by Sentinels, shared by the session; use a key prefix of your own."""
-    return _awake(_redis_sentinels_session)
+    """A running Redis with a replica, watched by Sentinels, shared by the session; use a key prefix of your own.
+
+    Nothing fails over before `be_quick`: on a busy machine a server may be silent for seconds.
+    """
+    return _patient(_redis_sentinels_session)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -127,6 +134,17 @@ def _awake(server: AnyServer) -> AnyServer:
         server.thaw()
     server.start()
     return server
+
+
+def _patient(cluster: AnyCluster) -> AnyCluster:
+    """Mend what the test before did, and have nothing fail over that is merely slow."""
+    if cluster.running:
+        cluster.thaw()
+        if not cluster.is_whole():
+            cluster.be_quick()
+    cluster.start()
+    cluster.be_patient()
+    return cluster
 
 
 def pytest_collection_finish() -> None:

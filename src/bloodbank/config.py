@@ -421,7 +421,13 @@ class Settings(BaseSettings):
     def _parse_keys(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return dict(_parse_key(entry) for entry in _split(value))
+        entries = [_parse_key(entry) for entry in _split(value)]
+        keys = dict(entries)
+        if len(keys) < len(entries):
+            raise ValueError(
+                "must name each key once; join the scopes of a key with '+', such as 's3cret-key:publish+read'"
+            )
+        return keys
 
     @field_validator("fireflies_secrets", mode="before")
     @classmethod

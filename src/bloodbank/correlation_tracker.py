@@ -206,6 +206,7 @@ class CorrelationTracker(Recorder):
             raise StoreUnavailable(
                 "The correlation store does not answer, so lineage cannot be told now. Events are still published. "
                 f"Try again in {self.retry_after_seconds:.0f} s."
+                + (f" The reason: {self.last_failure}" if self.last_failure else "")
             )
         try:
             async with asyncio.timeout(self._query_timeout_seconds):

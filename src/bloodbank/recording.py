@@ -114,6 +114,7 @@ class Recorder:
         self._drained: asyncio.Future[None] | None = None
         self._stack = AsyncExitStack()
         self._store_is_open = False
+        self._last_failure = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -177,6 +178,11 @@ class Recorder:
     def breaker_state(self) -> BreakerState:
         """State of the breaker, for health checks."""
         return self._breaker.state
+
+    @property
+    def last_failure(self) -> str:
+        """Why the store did not do what it was asked last, as a sentence; empty before that."""
+        return self._last_failure
 
     @property
     def deferred_total(self) -> int:
@@ -379,13 +385,15 @@ class Recorder:
                 await self._store.check()
         except (StoreUnavailable, TimeoutError) as error:
             logger.debug("The correlation store is still away: %s", error)
+            self._note(error)
             self._breaker.record_failure()
         except asyncio.CancelledError:
             self._breaker.abandon()
             raise
-        except Exception:
+        except Exception as error:
             # The edge of this task, as above; a format that cannot be read ends here too.
             logger.exception("The correlation store is there but cannot be used.")
+            self._note(error)
             self._breaker.record_failure()
         else:
             self._breaker.record_success()
@@ -454,6 +462,7 @@ class Recorder:
     def _failed(self, error: Exception, *, decisive: bool = False) -> None:
         was_closed = self._breaker.state is BreakerState.CLOSED
         self._breaker.record_failure(decisive=decisive)
+        self._note(error)
         if was_closed and self._breaker.state is BreakerState.OPEN:
             reason = str(error) or f"no answer within {self._timeout_seconds:g} s"
             logger.warning(
@@ -461,6 +470,15 @@ class Recorder:
             )
             self._let_go()
             self._wake_up()
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, Unavailable | StoreFormatError):
+            self._last_failure = str(error)
+        elif isinstance(error, TimeoutError):
+            self._last_failure = f"It gave no answer within {self._timeout_seconds:g} s."
+        else:
+            # What nobody foresaw; its words may be about the inside, and stand in the log.
+            self._last_failure = f"{type(error).__name__}; the log says more."
 
     def _let_go(self) -> None:
         """End every wait for the store: who began later than the one that failed need not wait as long."""

@@ -43,6 +43,7 @@ def _publisher(variables: dict[str, str]) -> Publisher:
         "redis_url": variables["REDIS_URL"],
         "redis_prefix": variables["BLOODBANK_REDIS_PREFIX"],
         "data_dir": Path(variables["BLOODBANK_DATA_DIR"]),
+        "publish_timeout_seconds": float(variables.get("BLOODBANK_PUBLISH_TIMEOUT_SECONDS", "5")),
     }
     return Publisher(Settings(_env_file=None, **values), enable_correlation_tracking=True)
 
@@ -81,8 +82,6 @@ async def test_an_id_whose_publisher_was_killed_before_the_confirm_is_published_
 async def test_an_outbox_whose_process_was_killed_before_the_confirm_is_sent_by_the_next(
     rabbit_server: RabbitServer, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The dead one's lease is taken for one from a clock that was set back, which saves the waiting for its end.
-    monkeypatch.setattr("bloodbank.outbox.LEASE_SECONDS", 1.0)
     await run_sync(rabbit_server.kill)
     events = [create_envelope("order.event", {"n": number}) for number in range(100)]
     async with _publisher(variables) as publisher:
@@ -90,6 +89,9 @@ async def test_an_outbox_whose_process_was_killed_before_the_confirm_is_sent_by_
     assert [result.status for result in results if isinstance(result, PublishResult)] == [Status.QUEUED] * len(events)
     await run_sync(rabbit_server.start)
     await run_sync(_die_at, "publish_many", variables)
+    # The dead one's lease is taken for one from a clock that was set back, which saves the waiting for its end.
+    monkeypatch.setattr("bloodbank.wiring.SHORTEST_LEASE_SECONDS", 1.0)
+    variables = {**variables, "BLOODBANK_PUBLISH_TIMEOUT_SECONDS": "1"}
     async with _publisher(variables) as publisher:
         assert publisher.outbox is not None
         async with asyncio.timeout(PATIENCE_SECONDS):

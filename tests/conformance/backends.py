@@ -36,6 +36,8 @@ OF_PROCESSES = ("embedded", pytest.param("rabbit", marks=pytest.mark.rabbit))
 """Buses that several processes share. That in memory passes the same tests, without those of other processes."""
 LONGEST_OUTAGE_SECONDS = 60.0
 DATABASE_FILE = "bus.db"
+PATIENCE: Any = {"connect_timeout_seconds": 20.0, "query_timeout_seconds": 40.0}
+"""Limits of stores on servers: a busy machine is no outage."""
 
 
 class Interruptible(ABC):
@@ -198,14 +200,17 @@ def embedded_transport(database: Database) -> Transport:
 
 def make_store(description: dict[str, Any]) -> CorrelationStore:
     if description["backend"] == "redis":
-        settings = Settings(_env_file=None, redis_url=description["url"], redis_prefix=description["prefix"])
+        settings = Settings(
+            _env_file=None, redis_url=description["url"], redis_prefix=description["prefix"], **PATIENCE
+        )
         return RedisStore(settings, read_by_levels=description["read_by_levels"])
     if description["backend"] == "redis cluster":
         settings = Settings(
             _env_file=None,
             redis_url=description["url"],
             redis_prefix=description["prefix"],
-            redis_replica_seconds=5.0,  # a busy machine is no reason to take a replica for dead
+            redis_replica_seconds=20.0,  # a busy machine is no reason to take a replica for dead
+            **PATIENCE,
         )
         return RedisClusterStore(settings)
     return SqliteStore(Database(Path(description["path"]), busy_seconds=0.3))

@@ -24,12 +24,14 @@ from tests.unit.faulty_store import FaultyStore
 PATIENCE_SECONDS = 60.0
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SETTINGS = Settings(_env_file=None, tracker_batch_limit=7)
+PATIENCE: Any = {"timeout_seconds": 30.0, "query_timeout_seconds": 60.0}
+"""Limits of trackers: a busy machine is no outage."""
 Graphs = dict[tuple[UUID, Direction], Graph]
 
 
 @pytest.fixture
 async def tracker(index: Index) -> AsyncIterator[CorrelationTracker]:
-    async with CorrelationTracker(index.store()) as opened:
+    async with CorrelationTracker(index.store(), **PATIENCE) as opened:
         yield opened
 
 
@@ -181,7 +183,7 @@ async def test_what_is_published_meanwhile_is_in_the_index_too_and_does_not_prol
         if progress.waiting is not None:
             held.set()
 
-    async with CorrelationTracker(gate) as gated, bus.transport() as other:
+    async with CorrelationTracker(gate, **PATIENCE) as gated, bus.transport() as other:
         run = asyncio.create_task(reindex(transport, gated, SETTINGS, on_progress=hold))
         async with asyncio.timeout(PATIENCE_SECONDS):
             await held.wait()

@@ -13,7 +13,7 @@ from bloodbank.stores.base import CorrelationStore, Direction, Link, Node
 from tests.conformance.backends import Index
 from tests.conformance.graphs import EVERYTHING, NOW, link, new_ids
 
-DEADLINE_SECONDS = 45.0
+DEADLINE_SECONDS = 90.0
 
 
 async def test_what_was_recorded_is_known_with_all_its_fields(store: CorrelationStore) -> None:

@@ -14,8 +14,12 @@ from tests.docs.markdown import ROOT
 from tests.docs.shell import TRIMMED, Outcome, commands, run
 
 README = ROOT / "README.md"
-STAND_IN = [("make demo", "bb demo"), (".venv/bin/", f"{Path(sys.executable).parent}/")]
-"""`make demo` installs what it needs and runs `.venv/bin/bb demo`; a test looks into the Makefile."""
+STAND_IN = [
+    ("make demo", "PATH=/nowhere .venv/bin/bb demo"),
+    (".venv/bin/", f"{Path(sys.executable).parent.resolve()}/"),
+]
+"""`make demo` installs what it needs and runs `.venv/bin/bb demo`, where no `bb` is on the path; a test looks into the
+Makefile."""
 
 
 def outcomes(folder: Path) -> list[Outcome]:

@@ -233,7 +233,10 @@ def test_versions_agree() -> None:
     by_name = {image.partition(":")[0]: image for image in every}
     assert sorted(by_name.values()) == sorted(every), "the same version everywhere"
     assert by_name["bloodbank"] == f"bloodbank:{PROJECT['version']}"
-    assert deploy.kustomization()["images"] == [{"name": deploy.container()["image"], "newTag": PROJECT["version"]}]
+    [image] = deploy.kustomization()["images"]
+    name = deploy.container()["image"]
+    assert image == {"name": name, "newName": name, "newTag": PROJECT["version"]}
+    assert f"/{name}:{PROJECT['version']} ." in (deploy.KUBERNETES / "kustomization.yaml").read_text()
     assert f"bloodbank:{PROJECT['version']} ." in (deploy.DEPLOY / "Dockerfile").read_text()
     for name, title in (("rabbitmq", "RabbitMQ"), ("redis", "Redis")):
         oldest = re.search(rf"{title} (\d+\.\d+) or newer", DOCUMENTS[0])

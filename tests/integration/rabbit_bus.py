@@ -16,7 +16,7 @@ from bloodbank.transports.base import Delivery, Message
 from bloodbank.transports.rabbit import RabbitTransport
 from tests.servers.proxy import TcpProxy
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 def transport_at(url: str, exchange: str, **settings: Any) -> RabbitTransport:
@@ -45,7 +45,7 @@ async def publish_until_it_works(transport: RabbitTransport, event: Message) -> 
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
-                await transport.publish(event, timeout_seconds=1)
+                await transport.publish(event, timeout_seconds=5)
             except (TransportUnavailable, PublishUnknown):
                 await asyncio.sleep(0.05)
             else:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from bloodbank import event_id
 from bloodbank.cli.edge import ExitCode
 from bloodbank.cli.main import app
+from tests.servers.process import free_port
 
 Run = Callable[..., Result]
 
@@ -224,3 +225,40 @@ def test_a_key_makes_the_id_that_the_header_of_the_api_makes(bb: Run) -> None:
     made = event_id("a.b", idempotency_key="order-17")
     assert _publish(bb, "a.b", "--key", "order-17") == str(made)
     assert bb("publish", "a.b", "--key", "order-17").stdout.split() == [str(made), "duplicate"]
+
+
+def test_causes_that_wait_are_said_to_wait_and_no_more(bb: Run) -> None:
+    """Whether the event is on the bus, the status says."""
+    dead = {"RABBIT_URL": f"amqp://127.0.0.1:{free_port()}/", "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    result = bb("publish", "a.b", **dead)
+    assert (result.exit_code, result.stdout.split()[1]) == (0, "queued")
+    assert result.stderr == (
+        "The index of causes is away: 'bb why' does not know this event yet; its causes are kept on disk and recorded "
+        "later.\n"
+    )
+    unkept = bb("publish", "a.b", REDIS_URL=dead["REDIS_URL"], BLOODBANK_OUTBOX="off")
+    assert unkept.stdout.split()[1] == "published"
+    assert "bb reindex" in unkept.stderr
+
+
+@pytest.mark.parametrize("command", ["why", "effects"])
+def test_while_the_log_is_away_a_whole_id_is_enough(bb: Run, command: str) -> None:
+    event_id = _publish(bb, "a.b")
+    away = f"amqp://127.0.0.1:{free_port()}/"
+    result = bb(command, event_id[:13], RABBIT_URL=away)
+    assert result.exit_code == ExitCode.UNAVAILABLE
+    assert result.stderr.endswith(" Give the whole id: then the log is not needed.\n")
+    assert bb(command, event_id, RABBIT_URL=away).exit_code == 0
+    assert "whole id" not in bb("events", "get", event_id[:13], RABBIT_URL=away).stderr
+    assert "whole id" not in bb(command, event_id[:13], BLOODBANK_URL=f"http://127.0.0.1:{free_port()}").stderr
+
+
+def test_an_index_that_is_away_is_told_with_the_cause(bb: Run) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    result = bb("why", str(uuid4()), REDIS_URL=f"redis://{address}/0")
+    assert result.exit_code == ExitCode.UNAVAILABLE
+    assert f"The reason: Redis at redis://{address}/0 cannot be reached: " in result.stderr
+
+
+def test_help_tells_that_a_reindex_since_a_time_reads_earlier_events_too(bb: Run) -> None:
+    assert "some earlier ones" in " ".join(bb("reindex", "--help").stdout.replace("│", " ").split())

@@ -56,6 +56,7 @@ def test_a_dead_broker_and_a_dead_store_are_found() -> None:
     assert (code, _problems(checks)) == (3, {"broker", "store"})
     assert "RABBIT_URL" in checks["broker"]["remedy"]
     assert "REDIS_URL" in checks["store"]["remedy"]
+    assert f"127.0.0.1:{dead}/0 cannot be reached: " in checks["store"]["found"]
     assert "hidden" not in str(checks)
 
 

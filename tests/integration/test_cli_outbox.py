@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,6 +18,8 @@ from typer.testing import CliRunner, Result
 
 from bloodbank.cli.edge import ExitCode
 from bloodbank.cli.main import app
+from bloodbank.cli.outbox import entry_lines
+from bloodbank.cli.text import plain
 from bloodbank.config import load_settings
 from bloodbank.wiring import outbox_path
 from tests.servers.api import ApiServer
@@ -167,3 +170,56 @@ def test_what_is_sent_again_reaches_the_broker(folder: Path, rabbit_server: Rabb
     finally:
         server.close()
     assert orjson.loads(got.stdout)["event_type"] == "big.one"
+
+
+def test_as_json_the_list_need_not_be_named(folder: Path) -> None:
+    asyncio.run(fill_outbox(outbox_path(load_settings()), 1, REFUSED))
+    short, long = bb("--json"), bb("list", "--json")
+    assert (short.exit_code, orjson.loads(short.stdout)) == (0, orjson.loads(long.stdout))
+    assert bb("--json", "retry", "--all").exit_code == ExitCode.USAGE
+
+
+def test_nothing_is_said_of_what_does_not_wait(folder: Path) -> None:
+    asyncio.run(fill_outbox(outbox_path(load_settings()), 0, REFUSED))
+    first, *entries = bb().stdout.splitlines()
+    assert first.startswith("2 events are set aside, refused for good (")
+    assert first.endswith(" are used.")
+    assert len(entries) == 2
+    assert bb("retry", "--all").stdout == "2 events are waiting again. A running server sends them.\n"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "state"), [(0, "waiting"), (1, "waiting, tried once"), (3, "waiting, tried 3 times")]
+)
+def test_a_list_tells_how_often_an_event_was_tried(attempts: int, state: str) -> None:
+    item = {
+        "event_id": str(uuid4()),
+        "event_type": "a.b",
+        "accepted_at": "2026-03-02T12:00:00+00:00",
+        "size_bytes": 10,
+        "attempts": attempts,
+        "set_aside": False,
+        "reason": None,
+    }
+    [line] = plain(entry_lines([item], datetime.now(UTC))).splitlines()
+    assert line.endswith(f" {state}")
+
+
+def test_the_doctor_finds_what_was_refused_here_and_through_a_server(folder: Path) -> None:
+    asyncio.run(fill_outbox(outbox_path(load_settings()), 0, REFUSED))
+    server = ApiServer(RABBIT_URL=os.environ["RABBIT_URL"], BLOODBANK_DATA_DIR=str(folder))
+    server.start()
+    try:
+        found = [
+            {
+                check["name"]: check
+                for check in orjson.loads(CliRunner().invoke(app, ["doctor", "--json"], env=env).stdout)
+            }
+            for env in ({}, {"BLOODBANK_URL": server.url})
+        ]
+    finally:
+        server.close()
+    here, there = (checks["outbox"] for checks in found)
+    assert (here["ok"], there["ok"]) == (False, False)
+    assert "bb outbox retry" in here["remedy"]
+    assert here["remedy"] == there["remedy"]

@@ -92,7 +92,9 @@ def test_readiness_fails_first_and_events_are_taken_until_the_delay_is_over() ->
             assert client.get("/livez").status_code == 200
             assert client.post("/events/a.b", json={}).status_code == 201
         stopping.join()
-        assert "Finished server process" in server.log.read_text()
+        log = server.log.read_text()
+        assert log.count("SIGTERM came. Requests are accepted for another 3 s") == 1
+        assert "Finished server process" in log
     finally:
         server.close()
 

@@ -149,6 +149,20 @@ async def test_an_event_that_the_user_may_not_publish_is_rejected_alone(
     assert "was lost" not in caplog.text, "only the channel is closed, never the connection"
 
 
+async def test_after_a_refused_event_the_broker_is_still_seen_to_answer(
+    strict_broker: StrictBroker, exchange: str
+) -> None:
+    """Nobody publishes in between: a channel of the check's own gets the number of the one that the broker closed."""
+    async with transport_at(strict_broker.url, exchange) as transport:
+        await transport.publish(message(), timeout_seconds=30)
+        with pytest.raises(PublishRejected):
+            await transport.publish(message()._replace(body=b"x" * 20_000), timeout_seconds=30)
+        for _ in range(3):
+            await transport.check(timeout_seconds=30)
+        await transport.publish(message(), timeout_seconds=30)
+        await transport.check(timeout_seconds=30)
+
+
 async def test_an_event_that_is_too_large_is_rejected_alone(strict_broker: StrictBroker, exchange: str) -> None:
     async with transport_at(strict_broker.url, exchange) as transport:
         large = Message(ids.new_event_id(), "llm.prompt", b"x" * 20_000)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,10 +20,12 @@ from bloodbank.transports.rabbit import RabbitTransport
 from tests.integration.rabbit_bus import eventually, logged, message, publish_until_it_works, transport_at
 from tests.servers.rabbit_cluster import RabbitCluster
 
-pytestmark = [pytest.mark.rabbit, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbit, pytest.mark.timeout(900)]
 
 IN_FLIGHT = 100
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 150.0
+PATIENT: Any = {"connect_timeout_seconds": 30.0, "query_timeout_seconds": 60.0}
+"""A busy machine is no reason to leave a node."""
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ class Load:
             event = message()
             while True:
                 try:
-                    await self._transport.publish(event, timeout_seconds=5)
+                    await self._transport.publish(event, timeout_seconds=10)
                 except (TransportUnavailable, PublishUnknown):
                     await asyncio.sleep(0.01)
                 else:
@@ -101,12 +104,15 @@ class Consumption:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         consuming = asyncio.create_task(self._consume())
-        await self._begun.wait()
+        begun = asyncio.create_task(self._begun.wait())
         try:
+            await asyncio.wait({consuming, begun}, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            assert self._begun.is_set(), "it did not begin to consume"
             yield
         finally:
+            begun.cancel()
             consuming.cancel()
-            await asyncio.wait({consuming})
+            await asyncio.wait({begun, consuming})
 
     async def _consume(self) -> None:
         async with self._transport.subscribe("#", group=self._group, prefetch=200) as deliveries:
@@ -130,7 +136,7 @@ def connected_node(cluster: RabbitCluster, caplog: pytest.LogCaptureFixture, pur
 async def missing_in_log(cluster: RabbitCluster, exchange: str, accepted: list[UUID]) -> set[UUID]:
     """Return what is not in the log. A replica may still be behind, so it is read until nothing is missing, or long."""
     missing = set(accepted)
-    async with transport_at(cluster.url, exchange) as reader:
+    async with transport_at(cluster.url, exchange, **PATIENT) as reader:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while missing and time.monotonic() < deadline:
             try:
@@ -146,27 +152,44 @@ def queues(exchange: str) -> tuple[str, str, str]:
     return f"{base}.log", f"{base}.workers", f"{base}.dead"
 
 
-async def all_online(cluster: RabbitCluster, names: Sequence[str]) -> None:
-    """Wait until these queues are on all nodes."""
+EVERYWHERE = frozenset(range(3))
+
+
+async def all_online(cluster: RabbitCluster, names: Sequence[str], nodes: frozenset[int] = EVERYWHERE) -> None:
+    """Wait until these queues are on these nodes, and no other."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         for name in names:
-            while (await run_sync(cluster.members, name)).online != frozenset(range(3)):
+            while (await run_sync(cluster.members, name)).online != nodes:
                 await asyncio.sleep(0.2)
+
+
+async def leader_of(cluster: RabbitCluster, name: str) -> int:
+    """Wait until a queue is on all nodes and has a leader; return its node.
+
+    A replica needs some seconds after its node has started; before, the death of another is one too many.
+    """
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            found = await run_sync(cluster.members, name)
+            if found.leader is not None and found.online == EVERYWHERE:
+                return found.leader
+            await asyncio.sleep(0.2)
 
 
 async def test_the_leaders_of_log_and_group_die_and_nothing_confirmed_is_lost(
     cluster: RabbitCluster, exchange: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with transport_at(cluster.url, exchange) as publisher, transport_at(cluster.url, exchange) as consumer:
+    async with (
+        transport_at(cluster.url, exchange, **PATIENT) as publisher,
+        transport_at(cluster.url, exchange, **PATIENT) as consumer,
+    ):
         load, workers, single = Load(publisher), Consumption(consumer, "workers"), Consumption(consumer, None)
         async with workers.running(), single.running():
             gaps = [await load.publish(1000)]
             await run_sync(cluster.write_registers)
             for queue in queues(exchange)[:2]:
-                # A replica needs some seconds after its node has started; before, a second death is one too many.
                 await all_online(cluster, queues(exchange)[:2])
-                leader = (await run_sync(cluster.members, queue)).leader
-                assert leader is not None
+                leader = await leader_of(cluster, queue)
                 gaps.append(await load.publish_while(2500, cluster.nodes[leader].power_cut))
                 await run_sync(cluster.start)
             await eventually(lambda: workers.got >= set(load.accepted), seconds=PATIENCE_SECONDS)
@@ -183,12 +206,11 @@ async def test_a_publisher_at_a_node_that_lives_goes_on_when_the_leader_of_the_l
     cluster: RabbitCluster, exchange: str
 ) -> None:
     """RabbitMQ nacks all that comes on its channel from then on; a new channel works."""
-    async with transport_at(cluster.nodes[1].url, exchange) as first:
-        await first.publish(message(), timeout_seconds=10)
-    leader = (await run_sync(cluster.members, queues(exchange)[0])).leader
-    assert leader is not None
+    async with transport_at(cluster.nodes[1].url, exchange, **PATIENT) as first:
+        await publish_until_it_works(first, message())
+    leader = await leader_of(cluster, queues(exchange)[0])
     await run_sync(cluster.write_registers)
-    async with transport_at(cluster.nodes[(leader + 1) % 3].url, exchange) as transport:
+    async with transport_at(cluster.nodes[(leader + 1) % 3].url, exchange, **PATIENT) as transport:
         load = Load(transport)
         await load.publish_while(2500, cluster.nodes[leader].power_cut)
     await run_sync(cluster.start)
@@ -199,13 +221,13 @@ async def test_a_node_that_is_cut_off_pauses_and_its_clients_go_on_at_another(
     cluster: RabbitCluster, exchange: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="bloodbank")
-    async with transport_at(cluster.url, exchange) as transport:
+    async with transport_at(cluster.url, exchange, **PATIENT) as transport:
         load, workers = Load(transport), Consumption(transport, "workers")
         async with workers.running():
             await load.publish(500)
             cut_off = connected_node(cluster, caplog, "publishing")
             await load.publish_while(2000, lambda: cluster.partition(cut_off))
-            await eventually(lambda: connected_node(cluster, caplog, "publishing") != cut_off)
+            await eventually(lambda: connected_node(cluster, caplog, "publishing") != cut_off, seconds=PATIENCE_SECONDS)
             await load.publish(500)
             await run_sync(cluster.rejoin, cut_off)
             await load.publish(500)
@@ -216,7 +238,7 @@ async def test_a_node_that_is_cut_off_pauses_and_its_clients_go_on_at_another(
 async def test_what_was_confirmed_is_there_after_all_nodes_but_one_were_gone(
     cluster: RabbitCluster, exchange: str
 ) -> None:
-    async with transport_at(cluster.url, exchange) as transport:
+    async with transport_at(cluster.url, exchange, **PATIENT) as transport:
         load, workers = Load(transport), Consumption(transport, "workers")
         async with workers.running():
             await load.publish(500)
@@ -234,17 +256,20 @@ async def test_what_was_confirmed_is_there_after_all_nodes_but_one_were_gone(
 async def test_log_and_groups_are_on_all_nodes_also_those_declared_while_one_was_down(
     cluster: RabbitCluster, exchange: str
 ) -> None:
-    everywhere = frozenset(range(3))
     other = f"other{exchange}"
-    async with transport_at(cluster.url, exchange) as transport, transport.subscribe("#", group="workers", prefetch=1):
-        for queue in queues(exchange):
-            assert (await run_sync(cluster.members, queue)).online == everywhere
+    async with (
+        transport_at(cluster.url, exchange, **PATIENT) as transport,
+        transport.subscribe("#", group="workers", prefetch=1),
+    ):
+        await all_online(cluster, queues(exchange))
         await run_sync(cluster.write_registers)
         await run_sync(cluster.nodes[2].power_cut)
-        async with transport_at(cluster.url, other) as late, late.subscribe("#", group="workers", prefetch=1):
+        async with (
+            transport_at(cluster.url, other, **PATIENT) as late,
+            late.subscribe("#", group="workers", prefetch=1),
+        ):
             await publish_until_it_works(late, message())
             await run_sync(cluster.write_registers)
-            for queue in queues(other):
-                assert (await run_sync(cluster.members, queue)).online == {0, 1}
+            await all_online(cluster, queues(other), frozenset({0, 1}))
             await run_sync(cluster.start)
             await all_online(cluster, queues(other))

@@ -123,6 +123,25 @@ def test_a_close_is_told_at_once_and_goes_on_to_the_driver(frame: bytes) -> None
     assert received.heard.calls == [("closing",)]
 
 
+@pytest.mark.parametrize("is_closed_by_broker", [True, False])
+def test_a_closed_channel_is_the_drivers_also_when_its_number_is_used_again(is_closed_by_broker: bool) -> None:
+    received = Received()
+    closed = marshal(Channel.Close(406, "no", 60, 40) if is_closed_by_broker else Channel.CloseOk(), 1)
+    received.protocol.data_received(closed)
+    if not is_closed_by_broker:
+        received.protocol.forget(received.heard)
+    confirm = marshal(Basic.Ack(1, False), 1)
+    assert received.feed(confirm) == closed + confirm
+    assert received.heard.calls == [("closing",)] * is_closed_by_broker
+
+
+def test_a_channel_is_not_taken_from_who_listens_now() -> None:
+    received = Received()
+    received.protocol.forget(Heard())
+    received.feed(marshal(Basic.Ack(1, False), 1))
+    assert received.heard.calls == [("ack", 1, False)]
+
+
 def test_a_blocked_connection_is_noted_and_its_end_is_told() -> None:
     received = Received()
     blocked, unblocked = marshal(Connection.Blocked("low on memory"), 0), marshal(Connection.Unblocked(), 0)

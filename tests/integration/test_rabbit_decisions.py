@@ -11,6 +11,7 @@ import aiormq.exceptions
 import pamqp.exceptions
 import pytest
 from aiormq.abc import DeliveredMessage
+from aiormq.connection import FrameReceiver
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import base, commands
@@ -81,6 +82,19 @@ def test_a_programming_error_is_not_translated() -> None:
 def test_the_reason_of_the_broker_is_told() -> None:
     error = aiormq.exceptions.ChannelAccessRefused("ACCESS_REFUSED - access to exchange 'x' refused")
     assert _amqp.explain(error) == ("the user lacks a permission (ACCESS_REFUSED - access to exchange 'x' refused)")
+
+
+@pytest.mark.parametrize("received", [b"", b"\x01\x00"])
+async def test_a_connection_that_ends_is_told_without_counts_of_bytes(received: bytes) -> None:
+    reader = asyncio.StreamReader()
+    frames = FrameReceiver(reader)
+    waiting = asyncio.ensure_future(frames.get_frame())
+    await asyncio.sleep(0)
+    reader.feed_data(received)
+    reader.feed_eof()
+    with pytest.raises(aiormq.exceptions.AMQPConnectionError) as caught:
+        await waiting
+    assert _amqp.explain(caught.value) == "the connection was lost"
 
 
 TOO_LARGE = "message size 2000 is larger than configured max size 1000"

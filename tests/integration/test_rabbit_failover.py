@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,7 +31,11 @@ from tests.servers.process import free_port
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbit import RabbitServer
 
-pytestmark = pytest.mark.rabbit
+pytestmark = [pytest.mark.rabbit, pytest.mark.timeout(600)]
+
+
+PATIENT: Any = {"connect_timeout_seconds": 60.0, "query_timeout_seconds": 60.0}
+"""A busy machine is no reason to leave an address."""
 
 
 @pytest.fixture
@@ -49,24 +54,24 @@ def url_of(proxies: list[TcpProxy], query: str = "") -> str:
 
 
 async def test_a_lost_connection_goes_on_at_an_address_that_works(proxies: list[TcpProxy], exchange: str) -> None:
-    async with transport_at(url_of(proxies), exchange) as transport:
-        await transport.publish(message(), timeout_seconds=5)
+    async with transport_at(url_of(proxies), exchange, **PATIENT) as transport:
+        await transport.publish(message(), timeout_seconds=60)
         for _ in range(3):
             [used] = [proxy for proxy in proxies if proxy.connections]
             await used.refuse()
             used.cut()
             await eventually(lambda used=used: used.connections == 0)
             # Not one call fails: it waits for the round to end.
-            assert isinstance(await transport.publish(message(), timeout_seconds=20), Receipt)
+            assert isinstance(await transport.publish(message(), timeout_seconds=60), Receipt)
             await used.accept()
 
 
 async def test_no_address_that_works_is_one_error_that_names_all(exchange: str) -> None:
     ports = [free_port() for _ in range(3)]
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
-    async with transport_at(f"amqp://guest:secret@{addresses}/v", exchange) as transport:
+    async with transport_at(f"amqp://guest:secret@{addresses}/v", exchange, **PATIENT) as transport:
         with pytest.raises(TransportUnavailable, match="None of the nodes") as caught:
-            await transport.publish(message(), timeout_seconds=20)
+            await transport.publish(message(), timeout_seconds=60)
         assert f"amqp://{addresses}/v" in str(caught.value)
         assert "secret" not in str(caught.value)
 
@@ -77,19 +82,19 @@ async def test_an_address_that_does_not_greet_costs_its_share_of_the_time(
     for proxy in proxies[:2]:
         proxy.stall()
     started = time.monotonic()
-    async with transport_at(url_of(proxies), exchange, connect_timeout_seconds=15) as transport:
-        await transport.publish(message(), timeout_seconds=60)
-    assert time.monotonic() - started < 15, "two of three shares at most"
+    async with transport_at(url_of(proxies), exchange, connect_timeout_seconds=45) as transport:
+        await transport.publish(message(), timeout_seconds=120)
+    assert time.monotonic() - started < 45, "two of three shares at most"
 
 
 async def test_a_connection_that_became_silent_is_left_for_another_address(
     proxies: list[TcpProxy], exchange: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with transport_at(url_of(proxies, "?heartbeat=1"), exchange) as transport:
-        await transport.publish(message(), timeout_seconds=5)
+    async with transport_at(url_of(proxies, "?heartbeat=5"), exchange, **PATIENT) as transport:
+        await transport.publish(message(), timeout_seconds=60)
         [used] = [proxy for proxy in proxies if proxy.connections]
         used.stall()
-        in_flight = [asyncio.create_task(transport.publish(message(n), timeout_seconds=60)) for n in range(20)]
+        in_flight = [asyncio.create_task(transport.publish(message(n), timeout_seconds=120)) for n in range(20)]
         async with asyncio.timeout(PATIENCE_SECONDS):
             outcomes = await asyncio.gather(*in_flight, return_exceptions=True)
         assert [isinstance(one, PublishUnknown) and one.reason for one in outcomes] == ["lost"] * 20
@@ -102,12 +107,12 @@ async def test_a_broker_that_takes_nothing_is_no_reason_to_leave(
 ) -> None:
     """Heartbeats come while the broker is short of memory, for longer than silence would be borne."""
     caplog.set_level(logging.WARNING)
-    async with transport_at(f"{rabbit_server.url}?heartbeat=1", exchange) as transport:
-        await transport.publish(message(), timeout_seconds=5)
+    async with transport_at(f"{rabbit_server.url}?heartbeat=5", exchange, **PATIENT) as transport:
+        await transport.publish(message(), timeout_seconds=60)
         await run_sync(lambda: rabbit_server.ctl("set_vm_memory_high_watermark", "0.0000001"))
         try:
             with pytest.raises(PublishUnknown, match="short of memory"):
-                await transport.publish(message(), timeout_seconds=8)
+                await transport.publish(message(), timeout_seconds=15)
         finally:
             await run_sync(lambda: rabbit_server.ctl("set_vm_memory_high_watermark", "0.4"))
         await publish_until_it_works(transport, message())
@@ -119,15 +124,16 @@ async def test_a_consumer_and_a_reader_go_on_at_another_address(
     rabbit_server: RabbitServer, proxies: list[TcpProxy], exchange: str
 ) -> None:
     async with (
-        transport_at(rabbit_server.url, exchange) as publisher,
-        transport_at(url_of(proxies), exchange) as transport,
+        transport_at(rabbit_server.url, exchange, **PATIENT) as publisher,
+        transport_at(url_of(proxies), exchange, **PATIENT) as transport,
         transport.subscribe("#", group="workers", prefetch=10) as deliveries,
     ):
         for number in range(3):
             event = message(number)
-            await publisher.publish(event, timeout_seconds=5)
-            delivery = await next_of(deliveries)
-            assert delivery.message == event
+            await publisher.publish(event, timeout_seconds=60)
+            # The ack of the one before may be lost with the connection, so that it comes again.
+            while (delivery := await next_of(deliveries)).message != event:
+                await delivery.ack()
             await delivery.ack()
             assert event in await logged(transport)
             for proxy in proxies:

@@ -197,6 +197,20 @@ async def test_closing_ends_a_publish_that_waits(rabbit_server: RabbitServer, ex
             await transport.publish(message(), timeout_seconds=1)
 
 
+async def test_a_check_that_outlives_the_connection_to_a_frozen_broker_says_so_in_words(
+    rabbit_server: RabbitServer, exchange: str
+) -> None:
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        await transport.check(timeout_seconds=30)
+        rabbit_server.freeze()
+        try:
+            with pytest.raises(TransportUnavailable) as caught:
+                await transport.check(timeout_seconds=60)
+        finally:
+            rabbit_server.thaw()
+    assert "connection to RabbitMQ was lost" in str(caught.value) or "the connection was lost" in str(caught.value)
+
+
 async def test_a_cancelled_publish_leaves_the_channel_in_order(rabbit_server: RabbitServer, exchange: str) -> None:
     async with (
         TcpProxy(rabbit_server.port) as proxy,

@@ -14,6 +14,8 @@ from pamqp import base, commands, frame, header
 
 from tests.servers.process import OwnedProcess, Server, find_program, free_port
 
+COMMAND_SECONDS = 180.0
+"""Longest time for a command of an operator."""
 INSTALL = "apt-get install rabbitmq-server (or: brew install rabbitmq)"
 # The programs themselves come first: the wrapper in /usr/sbin changes user and reads the service's settings.
 FOLDERS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
@@ -88,7 +90,7 @@ class RabbitServer(Server):
             env=self._environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_SECONDS,
             check=False,
         )
         if done.returncode:
@@ -98,7 +100,7 @@ class RabbitServer(Server):
     def answers(self) -> bool:
         """Say whether a client can open a connection to the virtual host."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 return _handshake(connection)
         except OSError:
             return False

@@ -12,7 +12,7 @@ from tests.servers.process import Server, wait_until
 from tests.servers.rabbit import PortMapper, RabbitServer
 
 NODES = 3
-HEAL_SECONDS = 60.0
+HEAL_SECONDS = 150.0
 COOKIE = "BLOODBANKCLUSTEROFTESTS"
 SETTINGS = """\
 cluster_partition_handling = pause_minority
@@ -117,10 +117,12 @@ class RabbitCluster:
         )
 
     def members(self, queue: str) -> Members:
-        """Return where a quorum queue or stream is. Takes a second or two."""
+        """Return where a quorum queue or stream is; nowhere while it is not listed. Takes a second or two."""
         columns = ("name", "leader", "members", "online")
         listed = self._any().ctl("list_queues", *columns, "--formatter", "json", "--silent")
-        [row] = [row for row in json.loads(listed) if row["name"] == queue]
+        row = next((row for row in json.loads(listed) if row["name"] == queue), None)
+        if row is None:
+            return Members(None, frozenset(), frozenset())
         names = [node.node for node in self.nodes]
         leader = names.index(row["leader"]) if row["leader"] in names else None
         return Members(leader, self._indexes(row["members"]), self._indexes(row["online"]))
@@ -130,7 +132,14 @@ class RabbitCluster:
         return frozenset(index for index, node in enumerate(self.nodes) if node.node in wanted)
 
     def _any(self) -> ClusterNode:
-        return next(node for node in self.nodes if node.running and node.answers())
+        found: list[ClusterNode] = []
+
+        def is_there() -> bool:
+            found.extend(node for node in self.nodes if node.running and node.answers())
+            return bool(found)
+
+        wait_until(is_there, seconds=HEAL_SECONDS, what="a node that answers")
+        return found[0]
 
     def _sees_all(self, node: ClusterNode) -> bool:
         try:

@@ -12,8 +12,14 @@ from tests.servers.redis import INSTALL, RedisServer
 
 MASTER_NAME = "bloodbank"
 SENTINELS = 3
-DOWN_AFTER_MILLISECONDS = 1000
-"""After so long without an answer a server is taken for dead."""
+ANSWER_SECONDS = 20.0
+"""Longest wait for the answer of one that is not frozen."""
+PATIENT_MILLISECONDS = 120_000
+"""After so long without an answer a server is taken for dead, where it is merely slow and nothing is to fail over."""
+QUICK_MILLISECONDS = 2000
+"""The same where a server is to be given up."""
+FAILOVER_MILLISECONDS = 10_000
+"""After so long a failover that does not get on is given up; after twice as long the next one may begin."""
 
 
 class Sentinel(RedisServer):
@@ -29,8 +35,8 @@ class Sentinel(RedisServer):
             "bind 127.0.0.1\n"
             f"dir {self.folder}\n"
             f"sentinel monitor {MASTER_NAME} 127.0.0.1 {master.port} 2\n"
-            f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MILLISECONDS}\n"
-            f"sentinel failover-timeout {MASTER_NAME} 4000\n"
+            f"sentinel down-after-milliseconds {MASTER_NAME} {QUICK_MILLISECONDS}\n"
+            f"sentinel failover-timeout {MASTER_NAME} {FAILOVER_MILLISECONDS}\n"
         )
 
     def masters(self) -> dict[str, Any]:
@@ -40,6 +46,12 @@ class Sentinel(RedisServer):
                 return client.sentinel_masters()  # type: ignore[return-value]
         except (RedisError, OSError):
             return {}
+
+    def set_patience(self, milliseconds: int) -> None:
+        """Have it take servers for dead after so long; it keeps that on disk. Nothing happens while it is away."""
+        if self.running and not self._frozen:
+            with Redis(port=self.port, socket_timeout=ANSWER_SECONDS) as client:
+                client.sentinel_set(MASTER_NAME, "down-after-milliseconds", milliseconds)
 
     def _launch(self) -> OwnedProcess:
         program = find_program("redis-server", install=INSTALL)
@@ -56,10 +68,9 @@ class RedisSentinels:
     name = "redis-sentinels"
 
     def __init__(self) -> None:
-        first = RedisServer(appendfsync="everysec", **{"repl-diskless-sync-delay": "0"})
-        second = RedisServer(
-            appendfsync="everysec", replicaof=f"127.0.0.1 {first.port}", **{"repl-diskless-sync-delay": "0"}
-        )
+        # Who is killed loses nothing that was written, and nobody waits for a busy disk.
+        first = RedisServer(appendfsync="no", **{"repl-diskless-sync-delay": "0"})
+        second = RedisServer(appendfsync="no", replicaof=f"127.0.0.1 {first.port}", **{"repl-diskless-sync-delay": "0"})
         self.servers = [first, second]
         self.sentinels = [Sentinel(first) for _ in range(SENTINELS)]
 
@@ -75,8 +86,15 @@ class RedisSentinels:
     @property
     def master(self) -> RedisServer:
         """The server that most Sentinels take for the master."""
-        ports = [sentinel.masters().get(MASTER_NAME, {}).get("port") for sentinel in self.sentinels]
-        return next(server for server in self.servers if ports.count(server.port) * 2 > SENTINELS)
+        found: list[RedisServer] = []
+
+        def is_known() -> bool:
+            ports = [sentinel.masters().get(MASTER_NAME, {}).get("port") for sentinel in self.sentinels]
+            found.extend(server for server in self.servers if ports.count(server.port) * 2 > SENTINELS)
+            return bool(found)
+
+        wait_until(is_known, seconds=START_SECONDS, what="Sentinels that agree on a master")
+        return found[0]
 
     @property
     def replica(self) -> RedisServer:
@@ -95,6 +113,16 @@ class RedisSentinels:
         for server in (*self.servers, *self.sentinels):
             if server.running:
                 server.thaw()
+
+    def be_quick(self) -> None:
+        """From now on give up servers that do not answer."""
+        for sentinel in self.sentinels:
+            sentinel.set_patience(QUICK_MILLISECONDS)
+
+    def be_patient(self) -> None:
+        """From now on nothing fails over."""
+        for sentinel in self.sentinels:
+            sentinel.set_patience(PATIENT_MILLISECONDS)
 
     def stop(self) -> None:
         """Stop all of them."""

@@ -262,6 +262,13 @@ def test_a_key_that_no_header_can_carry_stops_the_start(
     assert "hush" not in str(caught.value)
 
 
+def test_a_key_that_stands_twice_stops_the_start_and_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODBANK_API_KEYS", "hush-hush:publish,other-key:read,hush-hush:read")
+    with pytest.raises(ConfigurationError, match="BLOODBANK_API_KEYS: must name each key once") as caught:
+        load_settings()
+    assert "hush-hush" not in str(caught.value)
+
+
 def test_white_space_around_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOODBANK_KEY", "key-of-a-file\n")
     key = load_settings().server_key

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
-from bloodbank.cli.bus import Json, connect
+from bloodbank.cli.bus import Bus, Json, connect
 from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.text import note, write_json, write_lines
 from bloodbank.cli.tree import tree_lines
+from bloodbank.errors import TransportUnavailable
 
 if TYPE_CHECKING:
     from bloodbank.config import Settings
@@ -54,7 +56,19 @@ def _answer(text: str, direction: str, depth: int | None, limit: int | None, *, 
 
 async def _ask(settings: Settings, text: str, direction: str, depth: int, limit: int) -> Json:
     async with connect(settings) as bus:
-        return await bus.lineage(await bus.resolve(text), direction, max_depth=depth, limit=limit)
+        return await bus.lineage(await _resolve(bus, text), direction, max_depth=depth, limit=limit)
+
+
+async def _resolve(bus: Bus, text: str) -> UUID:
+    """Return the id that is meant. A prefix is looked for in the log, which the questions themselves do not need."""
+    try:
+        return await bus.resolve(text)
+    except TransportUnavailable as error:
+        from bloodbank.cli.remote import ServerUnavailable
+
+        if isinstance(error, ServerUnavailable):
+            raise
+        raise TransportUnavailable(f"{error} Give the whole id: then the log is not needed.") from error
 
 
 def remarks(answer: Json, depth: int, limit: int) -> list[str]:

@@ -30,6 +30,7 @@ from bloodbank.wiring import describe, find_stranded
 
 CLOCK_TOLERANCE_SECONDS = 5.0
 LEAST_FREE_BYTES = 100_000_000
+SETTLE_WHAT_WAS_REFUSED = "See the reasons with 'bb outbox list', then 'bb outbox retry' or 'bb outbox drop'."
 SET_CLOCK = "Set the clock of this machine, for example by NTP."
 
 
@@ -77,7 +78,11 @@ def check_settings() -> Check:
     unknown = unknown_variables()
     if unknown:
         names = ", ".join(unknown)
-        return Check("settings", f"no settings of Bloodbank: {names}", "Correct the names, or remove them.")
+        return Check(
+            "settings",
+            f"unknown setting{'s' if len(unknown) > 1 else ''} {names}",
+            "Correct the names, or remove them.",
+        )
     plugins = load_plugins()
     return Check("settings", "all values are valid" + (f"; event plugins: {', '.join(plugins)}" if plugins else ""))
 
@@ -146,9 +151,7 @@ async def check_outbox(outbox: Outbox) -> Check:
         return Check("outbox", str(error), "Make room there and let this user write to BLOODBANK_DATA_DIR.")
     found = describe_outbox(totals)
     if totals.set_aside:
-        return Check(
-            "outbox", found, "See the reasons with 'bb outbox list', then 'bb outbox retry' or 'bb outbox drop'."
-        )
+        return Check("outbox", found, SETTLE_WHAT_WAS_REFUSED)
     if totals.used_bytes >= totals.limit_bytes:
         return Check("outbox", found, "Bring the broker back, or raise BLOODBANK_OUTBOX_LIMIT_BYTES.")
     return Check("outbox", found)
@@ -228,6 +231,8 @@ def _readiness(response: httpx.Response) -> list[Check]:
     for name, title in (("transport", "broker"), ("store", "store"), ("outbox", "outbox")):
         part = cast("dict[str, Any]", fields.get(name) or {"ok": False, "what": "", "detail": "not told by /readyz"})
         remedy = "" if part["ok"] else "Mend it where the server runs; 'bb doctor' there says more."
+        if part["ok"] and part.get("set_aside"):
+            remedy = SETTLE_WHAT_WAS_REFUSED
         what = part.get("what")
         checks.append(Check(title, f"{what}: {part['detail']}" if what else part["detail"], remedy))
     return checks

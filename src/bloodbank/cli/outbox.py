@@ -27,13 +27,17 @@ Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID", help="Ids of events that were set aside, or their first 8 digits.")
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 
 @app.callback()
 @at_edge
-def outbox(context: typer.Context) -> None:
+def outbox(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what waits for the broker, and settle what it refused for good."""
     if context.invoked_subcommand is None:
-        _list(None, None, DEFAULT_LIMIT, as_json=False)
+        _list(None, None, DEFAULT_LIMIT, as_json=as_json)
+    elif as_json:
+        raise InvalidQuery("--json stands behind 'list': bb outbox list --json.")
 
 
 @app.command("list")
@@ -44,7 +48,7 @@ def list_outbox(
     ] = None,
     cursor: Annotated[str | None, typer.Option(help="Go on from here: `next` of the list before.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most events.")] = DEFAULT_LIMIT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the events in the outbox, the first accepted first, and how much there is."""
     _list(set_aside, cursor, limit, as_json=as_json)
@@ -62,7 +66,7 @@ def retry(
     if bool(event_ids) == all_events:
         raise InvalidQuery("Say which events to send again: their ids, or --all.")
     count = run_async(_retry(load_settings(), event_ids))
-    write_lines([(Span(f"{_events(count)} waiting again. What has the bus open sends what waits."),)])
+    write_lines([(Span(f"{_events(count)} waiting again. A running server sends {'it' if count == 1 else 'them'}."),)])
 
 
 @app.command()
@@ -181,9 +185,14 @@ def totals_lines(answer: Json, now: datetime) -> list[Line]:
         return [(Span("The outbox is empty."),)]
     since = f", since {clock([oldest], now)(oldest)}" if oldest else ""
     used = f"{_size(totals['used_bytes'])} of {_size(totals['limit_bytes'])} are used"
-    waits = f"{_events(waiting)} waiting for the broker ({_size(totals['waiting_bytes'])}{since}); {used}."
-    refused = f"{_events(set_aside)} set aside, refused for good ({_size(totals['set_aside_bytes'])})."
-    return [(Span(waits, "bold"),), *([(Span(refused, "yellow"),)] if set_aside else [])]
+    lines: list[Line] = []
+    if waiting:
+        waits = f"{_events(waiting)} waiting for the broker ({_size(totals['waiting_bytes'])}{since}); {used}."
+        lines.append((Span(waits, "bold"),))
+    if set_aside:
+        refused = f"{_events(set_aside)} set aside, refused for good ({_size(totals['set_aside_bytes'])})"
+        lines.append((Span(f"{refused}." if waiting else f"{refused}; {used}.", "yellow"),))
+    return lines
 
 
 def entry_lines(items: Sequence[Json], now: datetime) -> list[Line]:
@@ -192,8 +201,8 @@ def entry_lines(items: Sequence[Json], now: datetime) -> list[Line]:
     time = clock([item["accepted_at"] for item in items], now)
     rows: list[tuple[Span, ...]] = []
     for item in items:
-        tries = f"waiting, {item['attempts']} tries" if item["attempts"] else "waiting"
-        state = Span(f"refused: {printable(item['reason'])}", "yellow") if item["set_aside"] else Span(tries, "dim")
+        waits = f"waiting{_tried(item['attempts'])}"
+        state = Span(f"refused: {printable(item['reason'])}", "yellow") if item["set_aside"] else Span(waits, "dim")
         rows.append(
             (
                 Span(time(item["accepted_at"])),
@@ -204,6 +213,12 @@ def entry_lines(items: Sequence[Json], now: datetime) -> list[Line]:
             )
         )
     return table(rows)
+
+
+def _tried(attempts: int) -> str:
+    if not attempts:
+        return ""
+    return ", tried once" if attempts == 1 else f", tried {attempts:,} times"
 
 
 def _counted(count: int) -> str:

@@ -56,7 +56,16 @@ def publish(
         return
     sys.stdout.write(f"{answer['event_id']}  {answer['status']}\n")
     if answer["lineage"] == "deferred":
-        note("The index of causes is away: the event is on the bus, but 'bb why' does not know it yet.")
+        note(deferred_note(settings))
+
+
+def deferred_note(settings: Settings) -> str:
+    """Return what is said when the index did not take the causes of an event."""
+    if settings.server_url is None and settings.outbox == "off":
+        later = "the log will have its causes, and 'bb reindex' brings them in"
+    else:
+        later = "its causes are kept on disk and recorded later"
+    return f"The index of causes is away: 'bb why' does not know this event yet; {later}."
 
 
 def read_payload(data: str) -> Json:

@@ -13,7 +13,7 @@ import typer
 
 from bloodbank.cli.bus import Json
 from bloodbank.cli.edge import at_edge, run_async
-from bloodbank.cli.events import Time, parse_time
+from bloodbank.cli.events import parse_time
 from bloodbank.cli.text import Line, Span, clock, note, printable, write_json, write_lines
 from bloodbank.errors import ConfigurationError, TrackingDisabled
 
@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0
 """How often a line is written where there is no terminal for a bar."""
 
+Since = typer.Option(
+    metavar="TIME",
+    help="Only events from then on, and some earlier ones that stand beside them in the log: a time such as "
+    "2026-03-01T09:00, or how long ago: 90s, 15m, 2h, 3d.",
+)
+
 Report = Callable[["Progress"], None]
 
 
 @at_edge
 def reindex(
-    since: Annotated[str | None, Time] = None,
+    since: Annotated[str | None, Since] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and count only; record nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -63,6 +63,10 @@ KINDS: Mapping[str, type[BloodbankError]] = {
 """The errors that the `code` of a problem names. Others are judged by their status."""
 
 
+class ServerUnavailable(TransportUnavailable):
+    """There is no server of ours that answers; else the error is one that the server told of."""
+
+
 class RemoteBus:
     """Asks the server at a URL. Use it inside `async with`."""
 
@@ -194,13 +198,13 @@ class RemoteBus:
         try:
             response = await self._client.request(method, self._url + path, **arguments)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise TransportUnavailable(
+            raise ServerUnavailable(
                 f"No server answers at {where} ({_reason(error)}). Start it with 'bb serve', correct BLOODBANK_URL, "
                 "or unset it to open the bus without a server."
             ) from error
         except httpx.HTTPError as error:
             if method == "GET" or path.startswith(OUTBOX):
-                raise TransportUnavailable(f"The server at {where} broke off ({_reason(error)}). Try again.") from error
+                raise ServerUnavailable(f"The server at {where} broke off ({_reason(error)}). Try again.") from error
             raise PublishUnknown(
                 f"The server at {where} broke off ({_reason(error)}); the event may be on the bus. "
                 "Publishing it again with the same id is safe."
@@ -227,7 +231,7 @@ def problem(response: httpx.Response, where: str) -> BloodbankError:
     except orjson.JSONDecodeError:
         fields = None
     if not isinstance(fields, dict) or "code" not in fields:
-        return TransportUnavailable(
+        return ServerUnavailable(
             f"What answers at {where} is no Bloodbank server, or something stands before it: "
             f"status {response.status_code}. Correct BLOODBANK_URL."
         )
@@ -251,7 +255,7 @@ def _object_in(response: httpx.Response, url: str, fields: frozenset[str]) -> Js
     except orjson.JSONDecodeError:
         answer = None
     if not isinstance(answer, dict) or not fields <= cast("Json", answer).keys():
-        raise TransportUnavailable(f"What answers at {redact_url(url)} is no Bloodbank server. Correct BLOODBANK_URL.")
+        raise ServerUnavailable(f"What answers at {redact_url(url)} is no Bloodbank server. Correct BLOODBANK_URL.")
     return cast("Json", answer)
 
 

@@ -67,6 +67,7 @@ class _Server(uvicorn.Server):
         self._app = app
         self._stop_delay_seconds = stop_delay_seconds
         self._stops_at: float | None = None
+        self._is_delay_logged = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal: the first SIGTERM ends the server after the delay, any other one at once."""
@@ -78,7 +79,15 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look ten times a second whether the delay is over."""
+        """Look ten times a second whether the delay has begun or is over."""
+        if self._stops_at is not None and not self._is_delay_logged:
+            # Not where the signal is taken, which may be in the middle of another line.
+            self._is_delay_logged = True
+            logger.info(
+                "SIGTERM came. Requests are accepted for another %g s, while /readyz says that the server stops; "
+                "a second signal ends that.",
+                self._stop_delay_seconds,
+            )
         if self._stops_at is not None and time.monotonic() >= self._stops_at:
             self._stops_at = None
             super().handle_exit(signal.SIGTERM, None)

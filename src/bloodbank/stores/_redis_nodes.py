@@ -294,7 +294,10 @@ class Nodes:
                 # The driver asks one after the other, and a frozen one would keep it from the others.
                 if first is not None:
                     client.nodes_manager.startup_nodes = {first.name: first}
-                    await _disconnect([node for node in known.values() if node is not first])
+                    # Most of them go on serving calls, which may be under way.
+                    serving = client.nodes_manager.nodes_cache
+                    unused = [node for node in known.values() if node is not serving.get(node.name)]
+                    await _disconnect([node for node in unused if node is not first])
                 await client.nodes_manager.initialize(last_failed_node_name=suspect)
         except BaseException:
             self._is_outdated = True

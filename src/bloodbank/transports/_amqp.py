@@ -24,6 +24,10 @@ CLOSE_SECONDS = 2.0
 """How long a connection or channel may take to say goodbye."""
 
 
+_CUT_OFF = "Server connection unexpectedly closed"
+"""What the driver says, with a count of bytes, where the connection ends within a frame or where one should begin."""
+
+
 class Meaning(Enum):
     """What an error of the driver tells of the operation that met it."""
 
@@ -84,6 +88,8 @@ def explain(error: BaseException) -> str:
         return "the virtual host does not exist, or the user may not use it"
     if isinstance(error, driver.DeliveryError):
         return sentence
+    if isinstance(error, driver.AMQPConnectionError) and _CUT_OFF in str(error):
+        return "the connection was lost"
     words = [str(part) for part in error.args if isinstance(part, str) and part]
     return f"{sentence} ({words[-1]})" if words else sentence
 

@@ -93,9 +93,17 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
         """Hand the deliveries of a channel to a receiver, from now on."""
         self._incoming[channel] = Incoming(receiver)
 
-    def forget(self, channel: int) -> None:
+    def stop_receiving(self, channel: int) -> None:
         """Leave the deliveries of a channel to the driver again. Idempotent."""
         self._incoming.pop(channel, None)
+
+    def forget(self, listener: Listener) -> None:
+        """Leave the channel of a listener to the driver again: it is closed, and another may get its number.
+
+        Nothing happens where another listener has come since.
+        """
+        if self._listener is listener:
+            self._channel, self._listener, self._in_return = None, None, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport, for writing to it."""
@@ -197,6 +205,8 @@ class ConfirmingProtocol(asyncio.StreamReaderProtocol):
                 return True
         elif (family, method) == _CHANNEL_CLOSE:
             listener.closing()
+            # The broker sends nothing more on it, and the driver gives its number to whoever opens the next channel.
+            self.forget(listener)
         return False
 
     def _received(self, incoming: Incoming, kind: int, data: bytes, at: int, after: int) -> bool:

@@ -174,7 +174,7 @@ class Subscription:
         arrived, socket, number = _Arrivals(), self._link.wire_of(connection), channel.number
 
         def end() -> None:
-            socket.forget(number)
+            socket.stop_receiving(number)
             arrived.put_nowait(None)
 
         on_close(channel, end)

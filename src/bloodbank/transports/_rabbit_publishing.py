@@ -417,6 +417,7 @@ class _OpenChannel:
 
     def _end(self) -> None:
         self._is_closing = True
+        self._wire.forget(self)
         if self._timer is not None:
             self._timer.cancel()
         why = why_closed(self._channel)
