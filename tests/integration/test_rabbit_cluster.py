@@ -136,7 +136,9 @@ def connected_node(cluster: RabbitCluster, caplog: pytest.LogCaptureFixture, pur
 async def missing_in_log(cluster: RabbitCluster, exchange: str, accepted: list[UUID]) -> set[UUID]:
     """Return what is not in the log. A replica may still be behind, so it is read until nothing is missing, or long."""
     missing = set(accepted)
-    async with transport_at(cluster.url, exchange, **PATIENT) as reader:
+    # A replica that hangs behind says nothing for as long as a question may take: rather ask several times.
+    often = PATIENT | {"query_timeout_seconds": 15.0}
+    async with transport_at(cluster.url, exchange, **often) as reader:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while missing and time.monotonic() < deadline:
             try:
