@@ -106,7 +106,8 @@ async def test_a_broker_that_takes_nothing_is_no_reason_to_leave(
     rabbit_server: RabbitServer, exchange: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Heartbeats come while the broker is short of memory, for longer than silence would be borne."""
-    caplog.set_level(logging.WARNING)
+    # The driver's logger, which a server in this process silences.
+    caplog.set_level(logging.WARNING, logger="aiormq")
     async with transport_at(f"{rabbit_server.url}?heartbeat=5", exchange, **PATIENT) as transport:
         await transport.publish(message(), timeout_seconds=60)
         await run_sync(lambda: rabbit_server.ctl("set_vm_memory_high_watermark", "0.0000001"))

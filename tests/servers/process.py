@@ -75,6 +75,18 @@ class OwnedProcess:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no process of the group runs; where the kernel lists no processes under /proc, true."""
+        states: list[str] = []
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # The name in parentheses may hold anything; state, parent and group follow it.
+                state, _, group = file.read_text().rpartition(")")[2].split()[:3]
+                if int(group) == self._process.pid:
+                    states.append(state)
+        return all(state in "TtZX" for state in states)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole group."""
         with contextlib.suppress(ProcessLookupError):
@@ -146,7 +158,10 @@ class Server:
 
     def freeze(self) -> None:
         """Stop the process without ending it (SIGSTOP): connections stay open, nothing is answered."""
-        self._running_process().signal(signal.SIGSTOP)
+        process = self._running_process()
+        process.signal(signal.SIGSTOP)
+        # The signal is only on its way: what is busy on another core could still answer.
+        wait_until(lambda: process.is_stopped, seconds=10, what=f"{self.name} stands still")
         self._frozen = True
 
     def thaw(self) -> None:
