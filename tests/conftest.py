@@ -112,7 +112,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped:
         reasons = sorted({str(report.longrepr[2]) for report in skipped})
         terminalreporter.section("tests that did not run", red=True)
-        terminalreporter.line(f"{len(skipped)} tests need a server that is not there: {'; '.join(reasons)}")
+        terminalreporter.line(f"{len(skipped)} tests need what is not there: {'; '.join(reasons)}")
 
 
 def _session(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:

@@ -29,8 +29,8 @@ SLICE = 64
 class Status(StrEnum):
     """What became of an accepted event.
 
-    published: the broker confirmed it, or the log has it on disk. duplicate: this id with this body is on
-    the bus already. queued: kept on disk until the broker is back.
+    published: the broker confirmed it, or the log has it on disk. duplicate: this id with this body was accepted
+    before. queued: kept on disk until the broker is back.
     """
 
     PUBLISHED = "published"
@@ -208,6 +208,18 @@ class Acceptor:
                 # Many large events take seconds, and others wait for the event loop.
                 encoded_bytes = 0
                 await asyncio.sleep(0)
+        try:
+            await self._send_slice(events, messages, answers)
+        except BloodbankError as error:
+            # Closed meanwhile, or else each message would have an answer of its own.
+            answers.update((place, error) for place in messages if place not in answers)
+
+    async def _send_slice(
+        self,
+        events: Sequence[EventEnvelope[Any]],
+        messages: dict[int, Message],
+        answers: dict[int, PublishResult | BloodbankError],
+    ) -> None:
         deduplicator = self._deduplicator
         if deduplicator is None:
             await self._send_many(events, messages, answers, {})

@@ -189,6 +189,8 @@ class Forwarder:
         try:
             await self._outbox.keep(message)
         except (Unavailable, PublishRejected, PublishUnknown) as full:
+            if error is None:
+                raise
             raise _not_kept(error, full) from error
         self._has_kept(error)
 

@@ -133,16 +133,17 @@ class Outbox:
 
     async def __aenter__(self) -> Self:
         """Open. Raises TransportUnavailable, StoreFormatError."""
-        bus = {"name": self._bus}
         with self._translated():
             await self._database.__aenter__()
             try:
                 await self._database.ensure_format("outbox", FORMAT, _SCHEMA)
-                await self._database.write(lambda connection: connection.execute(_SQL["name_bus"], bus).rowcount)
+                # Written once: a process must be able to start, and to forward, on a disk that is full.
+                if await self._database.read(_bus_of) != self._bus:
+                    await self._database.write(lambda connection: _name_bus(connection, self._bus))
+                await asyncio.to_thread(self._reserve.fill)
             except BaseException:
                 await self._database.__aexit__(None, None, None)
                 raise
-        await asyncio.to_thread(self._reserve.fill)
         self._open = True
         return self
 
@@ -378,11 +379,13 @@ class Stranded:
     causes: int
 
     def __str__(self) -> str:
-        what = f"{self.events} events and the causes of {self.causes} wait in {self.path}"
+        kinds = [_counted(self.events, "event")] if self.events else []
+        kinds += [f"the causes of {_counted(self.causes, 'event')}"] if self.causes else []
         whose = f" for {self.bus}" if self.bus else ""
         return (
-            f"{what}{whose}, and nobody forwards them with these settings. Start a process with the settings they "
-            "were accepted with; docs/operations.md says what to do when that bus has moved."
+            f"In {self.path} lie {' and '.join(kinds)}{whose}, and nobody forwards them with these settings. Start a "
+            "process with the settings they were accepted with; docs/operations.md says what to do when that bus has "
+            "moved."
         )
 
 
@@ -405,20 +408,35 @@ def stranded(folder: Path, own: Path | None) -> list[Stranded]:
 
 def _look_into(path: Path, connection: sqlite3.Connection) -> Stranded:
     tables = {name for (name,) in connection.execute(_SQL["tables"])}
-    row = connection.execute(_SQL["bus"]).fetchone() if "outbox_bus" in tables else None
+    bus = _bus_of(connection) if "outbox_bus" in tables else None
     events = connection.execute(_SQL["count_all"]).fetchone()[0] if "outbox" in tables else 0
     causes = connection.execute(_SQL["count_links"]).fetchone()[0] if "journal" in tables else 0
-    return Stranded(path, row[0] if row else "", events, causes)
+    return Stranded(path, bus or "", events, causes)
 
 
 def describe_outbox(totals: OutboxTotals) -> str:
     """Say in words how much is in an outbox."""
-    parts = [f"{totals.waiting} events wait for the broker." if totals.waiting else "Nothing waits for the broker."]
+    waits = f"{_counted(totals.waiting, 'event')} {'waits' if totals.waiting == 1 else 'wait'} for the broker."
+    parts = [waits if totals.waiting else "Nothing waits for the broker."]
     if totals.used_bytes >= totals.limit_bytes:
         parts.append("It is full: while the broker is away, events are refused.")
     if totals.set_aside:
-        parts.append(f"{totals.set_aside} were refused by the broker for good; 'bb outbox' shows them.")
+        were = "was" if totals.set_aside == 1 else "were"
+        parts.append(f"{totals.set_aside} {were} refused by the broker for good; see 'bb outbox'.")
     return " ".join(parts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _bus_of(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute(_SQL["bus"]).fetchone()
+    return row[0] if row else None
+
+
+def _name_bus(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute(_SQL["name_bus"], {"name": name})
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:

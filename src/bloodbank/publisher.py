@@ -109,6 +109,9 @@ class Publisher:
                 if self._tracking and tracker is None and backends.tracker is not None:
                     tracker = await stack.enter_async_context(backends.tracker)
                 transport = transport or await transport_stack.enter_async_context(backends.transport)
+            if self._given_transport is None:
+                for one in await asyncio.to_thread(wiring.find_stranded, self._settings):
+                    logger.warning("%s", one)
             self._stack, self._transport_stack = stack.pop_all(), transport_stack.pop_all()
         self._transport, self._tracker, self._outbox = transport, tracker, outbox
         self._forwarder = Forwarder(
@@ -121,9 +124,6 @@ class Publisher:
             transport, self._forwarder, tracker, publish_timeout_seconds=self._settings.publish_timeout_seconds
         )
         self._forwarder.start()
-        if self._given_transport is None:
-            for one in await asyncio.to_thread(wiring.find_stranded, self._settings):
-                logger.warning("%s", one)
 
     async def close(self) -> None:
         """Take nothing more, finish what is under way within the stop timeout, and close what was opened. Idempotent.

@@ -34,31 +34,54 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     mounted.__exit__(None, None, None)
 
 
-async def test_an_outbox_that_filled_its_disk_empties_when_the_broker_is_back(
-    rabbit_server: RabbitServer, disk: SmallDisk
-) -> None:
+@pytest.fixture
+def settings(rabbit_server: RabbitServer, disk: SmallDisk) -> Settings:
     exchange = f"test{uuid4().hex[:12]}.events.v1"
-    settings = Settings(
-        _env_file=None, rabbit_url=rabbit_server.url, exchange_name=exchange, data_dir=disk.folder / "data"
-    )
-    await run_sync(rabbit_server.kill)
+    folder = disk.folder / "data"
+    return Settings(_env_file=None, rabbit_url=rabbit_server.url, exchange_name=exchange, data_dir=folder)
+
+
+async def _accepted_until_full(publisher: Publisher) -> set[UUID]:
     accepted: set[UUID] = set()
+    while True:
+        results = await asyncio.gather(
+            *(publisher.publish(create_envelope("a.b", {"fill": "x" * 2000})) for _ in range(100)),
+            return_exceptions=True,
+        )
+        accepted |= {result.event_id for result in results if not isinstance(result, BaseException)}
+        refusals = [result for result in results if isinstance(result, BaseException)]
+        if refusals:
+            assert {type(refusal) for refusal in refusals} <= {TransportUnavailable, PublishUnknown}
+            return accepted
+
+
+async def _are_forwarded(publisher: Publisher, accepted: set[UUID]) -> None:
+    assert publisher.outbox is not None
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while (await publisher.outbox.totals()).waiting:
+            await asyncio.sleep(0.05)
+    assert len(accepted) > 500
+    assert accepted <= {entry.message.event_id async for entry in publisher.transport.read_log()}
+
+
+async def test_an_outbox_that_filled_its_disk_empties_when_the_broker_is_back(
+    rabbit_server: RabbitServer, disk: SmallDisk, settings: Settings
+) -> None:
+    await run_sync(rabbit_server.kill)
     async with Publisher(settings) as publisher:
-        assert publisher.outbox is not None
-        with pytest.raises((TransportUnavailable, PublishUnknown)):  # noqa: PT012, those before it are accepted
-            while True:
-                results = await asyncio.gather(
-                    *(publisher.publish(create_envelope("a.b", {"fill": "x" * 2000})) for _ in range(100)),
-                    return_exceptions=True,
-                )
-                accepted |= {result.event_id for result in results if not isinstance(result, BaseException)}
-                for result in results:
-                    if isinstance(result, BaseException):
-                        raise result
-        assert len(accepted) > 500
+        accepted = await _accepted_until_full(publisher)
         disk.fill()
         await run_sync(rabbit_server.start)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await publisher.outbox.totals()).waiting:
-                await asyncio.sleep(0.05)
-        assert accepted <= {entry.message.event_id async for entry in publisher.transport.read_log()}
+        await _are_forwarded(publisher, accepted)
+
+
+async def test_a_process_that_starts_on_a_full_disk_forwards_what_an_earlier_one_left(
+    rabbit_server: RabbitServer, disk: SmallDisk, settings: Settings
+) -> None:
+    await run_sync(rabbit_server.kill)
+    async with Publisher(settings) as publisher:
+        accepted = await _accepted_until_full(publisher)
+    disk.fill()
+    await run_sync(rabbit_server.start)
+    async with Publisher(settings) as publisher:
+        await _are_forwarded(publisher, accepted)

@@ -57,6 +57,10 @@ async def test_a_named_parent_is_a_node_that_was_never_seen(store: CorrelationSt
 
 async def test_recording_nothing_is_nothing(store: CorrelationStore) -> None:
     await store.record([])
+    [event_id] = new_ids(1)
+    await store.record([link(event_id)])
+    await store.record([])
+    assert set(await store.nodes([event_id])) == {event_id}
 
 
 async def test_children_may_come_before_their_parents(store: CorrelationStore) -> None:
@@ -290,6 +294,8 @@ async def test_closing_a_store_twice_is_closing_it_once(index: Index) -> None:
     await store.__aenter__()
     await store.__aexit__(None, None, None)
     await store.__aexit__(None, None, None)
+    async with store:
+        assert await store.nodes(new_ids(1)) == {}, "it can be opened again"
 
 
 @pytest.mark.parametrize("was_open", [False, True], ids=["before opening", "after closing"])

@@ -234,6 +234,8 @@ async def test_closing_twice_is_closing_once(bus: Bus) -> None:
     await transport.__aenter__()
     await transport.__aexit__(None, None, None)
     await transport.__aexit__(None, None, None)
+    with pytest.raises(NotOpen):
+        await publish(transport, message())
 
 
 @pytest.mark.parametrize("was_open", [False, True], ids=["before opening", "after closing"])

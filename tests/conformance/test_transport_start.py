@@ -131,8 +131,9 @@ async def test_a_group_that_begins_in_the_past_gets_it_after_a_restart(bus: Bus)
     async with bus.transport() as transport:
         await publish_patiently(transport, last := message())
         async with transport.subscribe("#", group="new", prefetch=5) as deliveries:
-            while received != {*ids(sent), last.event_id}:
+            while len(received) < len(sent) + 1:
                 received |= set(ids(await take_and_ack(deliveries, 1)))
+    assert received == {*ids(sent), last.event_id}
 
 
 @pytest.mark.parametrize("start", ["yesterday", datetime(2026, 1, 1), 7, None])  # noqa: DTZ001, that is the point

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from typer.main import get_command
 
 from bloodbank.cli.main import app
-from bloodbank.config import Settings, load_settings, unknown_variables, variable_names
+from bloodbank.config import Settings, load_settings, redact_url, unknown_variables, variable_names
 from tests.docs import deploy
 from tests.docs.conftest import OURS, Place, serving
 from tests.docs.markdown import ROOT
@@ -188,7 +188,9 @@ def test_every_value_is_valid(where: str, monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize("file", deploy.COMPOSE)
 def test_address_of_the_broker_is_valid(file: str) -> None:
     for service in deploy.ours(deploy.compose(file)).values():
-        Settings(rabbit_url=SecretStr(deploy.expanded(service["environment"]["RABBIT_URL"], FILLED_IN)))
+        settings = Settings(rabbit_url=SecretStr(deploy.expanded(service["environment"]["RABBIT_URL"], FILLED_IN)))
+        assert settings.rabbit_url is not None
+        assert "(not a URL)" not in redact_url(settings.rabbit_url.get_secret_value())
 
 
 def test_examples_hold_what_the_compose_files_take_and_nothing_else() -> None:

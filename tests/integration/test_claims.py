@@ -125,6 +125,7 @@ async def test_claims_whose_lease_ended_are_removed_from_the_file_while_others_c
         async with asyncio.timeout(DEADLINE_SECONDS):
             while _rows(path) > 1:
                 await state(store, new_event_id(), b"one", seconds=0.001)
+        assert _rows(path) == 1, "the last one that was made"
 
 
 async def test_claims_in_a_file_outlive_who_made_them(tmp_path: Path) -> None:
