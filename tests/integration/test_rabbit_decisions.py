@@ -59,6 +59,23 @@ async def test_what_ends_a_call_from_outside_is_translated(kind: type[BaseExcept
         raise kind
 
 
+async def test_a_cancellation_is_one_also_where_the_driver_makes_something_else_of_it() -> None:
+    """As it does when the connection is lost at the same moment. Swallowed, it left a task that nobody could end."""
+
+    async def call() -> None:
+        with _amqp.translated("subscribe"):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                raise aiormq.exceptions.AMQPConnectionError("closed") from error
+
+    calling = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait({calling})
+    assert calling.cancelled()
+
+
 async def test_a_real_cancellation_is_not_translated() -> None:
     started = asyncio.Event()
 

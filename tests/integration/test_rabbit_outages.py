@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ from bloodbank.errors import (
     PublishUnknown,
     TransportUnavailable,
 )
-from bloodbank.transports.base import Message, Receipt
+from bloodbank.transports.base import Delivery, Message, Receipt
 from tests.integration.rabbit_bus import (
     PATIENCE_SECONDS,
     eventually,
@@ -293,6 +295,60 @@ async def test_a_subscription_misses_nothing_over_a_lost_connection(
         assert {one.message: one.attempt for one in again} == {held: 2, missed: 1}
         for one in again:
             await one.ack()
+
+
+async def test_a_subscription_whose_connection_breaks_at_any_point_of_its_beginning_misses_nothing(
+    rabbit_server: RabbitServer, exchange: str
+) -> None:
+    async with (
+        TcpProxy(rabbit_server.port) as proxy,
+        transport_at(rabbit_server.url, exchange) as publisher,
+        transport_at(through(proxy), exchange) as transport,
+        transport.subscribe("#", group="workers", prefetch=10) as deliveries,
+    ):
+        # Both connections are made again, and one declares the queue once more.
+        for point in range(0, proxy.answered_bytes * 4 // 5, 150):
+            held, missed = message(point), message(point)
+            await publisher.publish(held, timeout_seconds=10)
+            assert (await next_of(deliveries)).message == held
+            settling = asyncio.create_task(_settle(deliveries, {held, missed}))
+            proxy.stall_after(point)
+            proxy.cut()
+            await eventually(lambda: proxy.stalled)
+            proxy.cut()
+            proxy.resume()
+            await publisher.publish(missed, timeout_seconds=10)
+            await settling
+
+
+async def _settle(deliveries: AsyncIterator[Delivery], expected: set[Message]) -> None:
+    settled: set[Message] = set()
+    while settled != expected:
+        delivery = await next_of(deliveries)
+        with contextlib.suppress(TransportUnavailable):
+            await delivery.ack()
+            settled.add(delivery.message)
+
+
+@pytest.mark.parametrize("bytes_before_it_is_made", [130, 100, 70, 40])
+async def test_closing_ends_whenever_a_connection_that_is_being_made_breaks(
+    rabbit_server: RabbitServer, exchange: str, bytes_before_it_is_made: int
+) -> None:
+    # At how many turns of the loop after the break does not matter; it is tried at several.
+    for turns in range(0, 26, 2):
+        async with (
+            TcpProxy(rabbit_server.port) as proxy,
+            transport_at(through(proxy), exchange) as transport,
+        ):
+            proxy.stall_after(proxy.answered_bytes - bytes_before_it_is_made)
+            proxy.cut()
+            await eventually(lambda proxy=proxy: proxy.stalled)
+            proxy.cut()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            started = time.monotonic()
+            await transport.__aexit__(None, None, None)
+            assert time.monotonic() - started < 10
 
 
 async def test_a_group_goes_on_after_the_broker_was_killed(rabbit_server: RabbitServer, exchange: str) -> None:

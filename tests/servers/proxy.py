@@ -20,6 +20,8 @@ class TcpProxy:
     port: on 127.0.0.1; it stays the same while the proxy is open.
     connections: how many clients are connected now.
     delay_seconds: how long the server's bytes are held back. It may be changed at any time.
+    answered_bytes: how many bytes of the server's were forwarded.
+    stalled: whether `stall_after` has come to its end.
     chunk_bytes: most bytes sent on at once; few of them, with a delay, cut what was one segment into many.
     """
 
@@ -30,6 +32,8 @@ class TcpProxy:
         self.port = 0
         self._to_server = asyncio.Event()
         self._to_client = asyncio.Event()
+        self.answered_bytes = 0
+        self._left: int | None = None
         self._to_server.set()
         self._to_client.set()
         self._listener: asyncio.Server | None = None
@@ -78,8 +82,17 @@ class TcpProxy:
         if not replies_only:
             self._to_server.clear()
 
+    def stall_after(self, count: int) -> None:
+        """Forward so many bytes of the server's, of all connections together, and then stall, most often in a frame."""
+        self._left = count
+
+    @property
+    def stalled(self) -> bool:
+        return not self._to_client.is_set()
+
     def resume(self) -> None:
         """End a stall; what was held back is forwarded."""
+        self._left = None
         self._to_server.set()
         self._to_client.set()
 
@@ -129,6 +142,15 @@ class TcpProxy:
             while data := await reader.read(self.chunk_bytes):
                 if delayed and self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
+                if delayed and self._left is not None:
+                    now, data = data[: self._left], data[self._left :]
+                    self._left -= len(now)
+                    self.answered_bytes += len(now)
+                    writer.write(now)
+                    if data:
+                        self.stall()
                 await flowing.wait()
+                if delayed:
+                    self.answered_bytes += len(data)
                 writer.write(data)
                 await writer.drain()

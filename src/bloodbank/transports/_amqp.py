@@ -99,25 +99,31 @@ def was_cancelled() -> bool:
 
     The driver ends what waits on a closed channel with CancelledError too; that one is a lost connection.
     """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return _cancels() > 0
 
 
 @contextmanager
 def translated(doing: str) -> Generator[None]:
-    """Turn what the driver raises into TransportUnavailable. `doing`: such as "subscribe to x"."""
+    """Turn what the driver raises into TransportUnavailable. `doing`: such as "subscribe to x".
+
+    A task that is cancelled within the block leaves it with CancelledError, whatever the driver made of that: where
+    the connection is lost at the same moment it raises an error of its own instead.
+    """
+    cancels = _cancels()
     try:
         yield
     except asyncio.CancelledError as error:
         if was_cancelled():
             raise
         raise TransportUnavailable(f"Cannot {doing}: the connection to RabbitMQ was lost.") from error
-    except BloodbankError:
-        # TransportUnavailable is an OSError; it has its sentence already.
-        raise
-    except TimeoutError as error:
-        raise TransportUnavailable(f"Cannot {doing}: RabbitMQ did not answer in time.") from error
-    except DRIVER_ERRORS as error:
+    except (TimeoutError, BloodbankError, *DRIVER_ERRORS) as error:
+        if _cancels() > cancels:
+            raise asyncio.CancelledError from error
+        if isinstance(error, BloodbankError):
+            # TransportUnavailable is an OSError; it has its sentence already.
+            raise
+        if isinstance(error, TimeoutError):
+            raise TransportUnavailable(f"Cannot {doing}: RabbitMQ did not answer in time.") from error
         raise TransportUnavailable(f"Cannot {doing}: {explain(error)}.") from error
 
 
@@ -142,10 +148,14 @@ def why_closed(channel: Channel) -> Exception:
 
 async def close_channel(channel: Channel) -> None:
     """Close a channel within CLOSE_SECONDS; what is wrong with it does not matter any more."""
+    cancels = _cancels()
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await channel.close()
-    except (TimeoutError, *DRIVER_ERRORS) as error:
+    except (asyncio.CancelledError, TimeoutError, *DRIVER_ERRORS) as error:
+        if _cancels() > cancels:
+            raise asyncio.CancelledError from error
+        # Also where the driver ends what waits with CancelledError, because the connection ends.
         logger.debug("A channel did not close in order: %s", explain(error), exc_info=True)
 
 
@@ -167,6 +177,12 @@ async def is_blocked(connection: Connection) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+def _cancels() -> int:
+    """How often the running task was asked to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _closing(resource: Connection | Channel) -> asyncio.Future[None]:

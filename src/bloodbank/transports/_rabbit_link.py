@@ -155,7 +155,7 @@ class Link:
         failures: list[TransportUnavailable] = []
         # Nodes that greet slowly, all of them, get the whole time from the second round on.
         is_first_round = True
-        while True:
+        while not self._closed:
             try:
                 async with self._connected(in_haste=is_first_round) as (connection, wire):
                     backoff_seconds = FIRST_BACKOFF_SECONDS
@@ -339,6 +339,12 @@ async def _shut(connection: Connection, wire: _Wire) -> None:
         await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
     finally:
         wire.abort()
+    # Without its socket nothing is left to wait for; still, a driver that hangs keeps nobody from the next connection.
+    await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+    if not closing.done():
+        logger.warning("The driver did not close a connection to RabbitMQ; it is left behind.")
+        closing.cancel()
+        return
     await closing
 
 
