@@ -12,7 +12,7 @@ from uuid import UUID
 from bloodbank import codec, wiring
 from bloodbank.acceptance import PublishResult
 from bloodbank.causation import HasEventId
-from bloodbank.config import Settings
+from bloodbank.config import Settings, load_settings
 from bloodbank.consumer import Consumer
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import EventEnvelope, create_envelope
@@ -51,7 +51,7 @@ class InMemoryBus:
     """
 
     def __init__(self, settings: Settings | None = None, *, registry: EventRegistry | None = None) -> None:
-        self._settings = (settings or Settings(_env_file=None)).model_copy(update=PATIENCE)
+        self._settings = (settings or load_settings(_env_file=None)).model_copy(update=PATIENCE)
         self._registry = registry
         self._parts: wiring.InMemory | None = None
         self._publisher: Publisher | None = None
