@@ -114,6 +114,10 @@ class Database:
                 given_up.set()
                 raise
 
+    def read_here(self, question: Job[T]) -> T:
+        """Answer a small question on the caller's thread, which waits. Raises sqlite3.Error, NotOpen."""
+        return self._require_open().answer(question, threading.Event())
+
     async def change_count(self) -> int:
         """Return a number that is another one after each commit by anybody, in this process or not."""
         file = self._require_open()
@@ -148,6 +152,14 @@ class Database:
         with self._opening:
             self._users -= 1
             if self._users == 0 and self._file is not None:
+                file, self._file = self._file, None
+                file.close()
+
+    def abandon(self) -> None:
+        """Close it under all its users: for when the event loop that they lived on is gone. Blocks; idempotent."""
+        with self._opening:
+            self._users = 0
+            if self._file is not None:
                 file, self._file = self._file, None
                 file.close()
 

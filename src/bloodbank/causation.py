@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -17,12 +17,16 @@ from functools import wraps
 from typing import ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
+from bloodbank.errors import InvalidEvent
+
 logger = logging.getLogger(__name__)
 
 PARENTS_HEADER = "X-Bloodbank-Parents"
 """Header of a request that names its parents: event ids separated by commas."""
 PARENTS_VARIABLE = "BLOODBANK_PARENTS"
 """Environment variable that names the parents of all that a process does: event ids separated by commas."""
+LONGEST_PARENTS_HEADER = 4096
+"""Most characters of the header's values that are looked at; 64 parents take 2367."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +53,27 @@ def parents_in(environment: Mapping[str, str]) -> tuple[UUID, ...]:
         except ValueError:
             logger.warning("%s holds %r, which is no event id; it is no parent here.", PARENTS_VARIABLE, entry[:80])
     return tuple(dict.fromkeys(parents))
+
+
+def parents_of_request(values: Sequence[str]) -> tuple[UUID, ...]:
+    """Return the event ids that the values of X-Bloodbank-Parents hold, in order, without duplicates.
+
+    Raises InvalidEvent for what is no UUID, or for very long values: a caller that names causes wants them kept.
+    """
+    text = ",".join(values)
+    if len(text) > LONGEST_PARENTS_HEADER:
+        raise InvalidEvent(
+            f"{PARENTS_HEADER} is longer than {LONGEST_PARENTS_HEADER} characters. Name fewer parents.",
+            [(PARENTS_HEADER, "too long")],
+        )
+    try:
+        return tuple(dict.fromkeys(UUID(entry) for entry in filter(None, map(str.strip, text.split(",")))))
+    except ValueError as error:
+        raise InvalidEvent(
+            f"{PARENTS_HEADER} must be event ids separated by commas, and one of them is no UUID. Nothing was "
+            "published.",
+            [(PARENTS_HEADER, "Input should be UUIDs separated by commas")],
+        ) from error
 
 
 _inherited = parents_in(os.environ)

@@ -194,10 +194,15 @@ class Consumer:
             self._stopping.set()
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[Self]:
+    async def running(
+        self, *, publisher: Publisher | None = None, inbox: GuardedInbox | None = None
+    ) -> AsyncGenerator[Self]:
         """Consume within the block; it begins when the groups keep what comes for them.
 
         At its end nothing new is taken, what is under way is finished within the stop timeout, and the rest goes back.
+
+        publisher: an open one that takes the place of the consumer's for this time, with its settings.
+        inbox: opened and closed here; default: the one that the settings name.
 
         Raises ConfigurationError without a handler, TransportUnavailable when the data folder cannot be used,
         StoreFormatError; at its end what went wrong meanwhile, other than in handlers.
@@ -209,7 +214,7 @@ class Consumer:
         self._stopping = asyncio.Event()
         try:
             async with AsyncExitStack() as stack:
-                groups = await self._prepare(stack)
+                groups = await self._prepare(stack, publisher, inbox)
                 subscribed = asyncio.Event()
                 working = asyncio.create_task(self._work(groups, subscribed), name=f"bloodbank-consumer-{self._name}")
                 try:
@@ -222,9 +227,11 @@ class Consumer:
         finally:
             self._stopping = self._publisher = self._blocking = None
 
-    async def _prepare(self, stack: AsyncExitStack) -> list[GroupAtWork]:
-        settings = self._settings()
-        publisher = self._given_publisher
+    async def _prepare(
+        self, stack: AsyncExitStack, publisher: Publisher | None, inbox: GuardedInbox | None
+    ) -> list[GroupAtWork]:
+        settings = self._settings() if publisher is None else publisher.settings
+        publisher = publisher or self._given_publisher
         if publisher is None:
             own = Publisher(
                 settings, enable_correlation_tracking=settings.correlation_tracking, registry=self._registry
@@ -232,7 +239,8 @@ class Consumer:
             publisher = await stack.enter_async_context(own)
         self._publisher = publisher
         self._blocking = BlockingPublisher(publisher, asyncio.get_running_loop())
-        inbox: GuardedInbox = await asyncio.to_thread(wiring.build_inbox, settings)
+        if inbox is None:
+            inbox = await asyncio.to_thread(wiring.build_inbox, settings)
         if any(handler.once for handler in self._handlers):
             await stack.enter_async_context(inbox)
         plain = sum(handler.concurrency for handler in self._handlers if not is_async(handler.function))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from bloodbank._rabbit_url import rabbit_nodes
@@ -19,6 +20,9 @@ from bloodbank.journal import SqliteJournal
 from bloodbank.outbox import SHORTEST_LEASE_SECONDS, Outbox, Stranded, stranded
 from bloodbank.stores.base import CorrelationStore
 from bloodbank.transports.base import Transport
+
+if TYPE_CHECKING:
+    from bloodbank.transports.embedded import EmbeddedTransport
 
 DATABASE_FILE = "bloodbank.db"
 SECONDS_A_DAY = 86_400
@@ -52,11 +56,39 @@ def build(settings: Settings, *, tracking: bool) -> Backends:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A bus in the memory of this process, whose parts share one database; nothing is open yet."""
+
+    database: Database
+    transport: EmbeddedTransport
+    tracker: CorrelationTracker
+    inbox: GuardedInbox
+
+
+def build_in_memory(settings: Settings) -> InMemory:
+    """Return the embedded bus without its file, with the limits of the settings, wherever their URLs point."""
+    from bloodbank.consuming._inbox_sqlite import SqliteInbox  # noqa: PLC0415, what is not used is not imported
+    from bloodbank.stores.sqlite import SqliteStore  # noqa: PLC0415, as above
+
+    database = Database.in_memory()
+    return InMemory(
+        database,
+        _embedded(settings, database),
+        build_tracker(settings, SqliteStore(database)),
+        _guarded(settings, SqliteInbox(database, keep_seconds=settings.inbox_days * SECONDS_A_DAY)),
+    )
+
+
 def _transport(settings: Settings, database: Database) -> Transport:
     if settings.rabbit_url is not None:
         from bloodbank.transports.rabbit import RabbitTransport  # noqa: PLC0415, what is not used is not imported
 
         return RabbitTransport(settings)
+    return _embedded(settings, database)
+
+
+def _embedded(settings: Settings, database: Database) -> EmbeddedTransport:
     from bloodbank.transports.embedded import EmbeddedTransport  # noqa: PLC0415, as above
 
     return EmbeddedTransport(
@@ -116,10 +148,14 @@ def build_journal(settings: Settings, database: Database) -> SqliteJournal:
 
 def build_inbox(settings: Settings) -> GuardedInbox:
     """Return what remembers which events a group has handled: in Redis where there is one, in the file otherwise."""
+    return _guarded(settings, _inbox(settings))
+
+
+def _guarded(settings: Settings, inbox: Inbox) -> GuardedInbox:
     breaker = CircuitBreaker(
         failure_threshold=settings.breaker_failure_threshold, reset_seconds=settings.breaker_reset_seconds
     )
-    return GuardedInbox(_inbox(settings), timeout_seconds=settings.inbox_timeout_seconds, breaker=breaker)
+    return GuardedInbox(inbox, timeout_seconds=settings.inbox_timeout_seconds, breaker=breaker)
 
 
 def _inbox(settings: Settings) -> Inbox:

@@ -25,7 +25,7 @@ def environment(folder: Path) -> dict[str, str]:
     bin_folder = Path(sys.executable).parent
     return inherited | {
         "PATH": f"{bin_folder}:{os.environ.get('PATH', '')}:/usr/sbin",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
         "HOME": str(folder),
         "BLOODBANK_DATA_DIR": str(folder / "data"),
         "TERM": "dumb",

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
+from bloodbank.causation import LONGEST_PARENTS_HEADER, PARENTS_HEADER
 from bloodbank.envelope import EventType
 from bloodbank.events import Artifact, LLMErrorPayload, LLMPrompt, LLMResponse
 from bloodbank.http import incoming, problems
@@ -49,13 +50,13 @@ REASONS = {
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 HEADERS: list[dict[str, Any]] = [
     {
-        "name": incoming.PARENTS_HEADER,
+        "name": PARENTS_HEADER,
         "in": "header",
         "required": False,
         "description": "Ids of events that caused this one, separated by commas; added to those in the body.",
         "schema": {
             "type": "string",
-            "maxLength": incoming.LONGEST_PARENTS_HEADER,
+            "maxLength": LONGEST_PARENTS_HEADER,
             "pattern": f"^{_UUID}(, ?{_UUID}){{0,63}}$",
         },
     },

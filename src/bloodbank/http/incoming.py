@@ -12,7 +12,7 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from bloodbank import ids
-from bloodbank.causation import PARENTS_HEADER
+from bloodbank.causation import PARENTS_HEADER, parents_of_request
 from bloodbank.envelope import EventEnvelope, Source, TriggerType, is_v1, read_envelope, upgrade_v1
 from bloodbank.errors import InvalidEvent
 from bloodbank.events import EventRegistry
@@ -26,7 +26,6 @@ LONGEST_HOST = 255
 """What a source can hold; a longer one is no address."""
 SOURCES_KEPT = 256
 """How many clients' sources are kept, so that they need not be made for each of their requests."""
-LONGEST_PARENTS_HEADER = 4096
 MOST_NAMED_PARENTS = 1024
 """Most entries of correlation_ids, repeated ones included, that are looked at; 64 different ones are allowed."""
 
@@ -148,18 +147,7 @@ def _add_id(fields: dict[str, Any], key: str) -> None:
 def _parents(lines: list[str]) -> tuple[UUID, ...]:
     if not lines:
         return ()
-    text = ",".join(lines)
-    if len(text) > LONGEST_PARENTS_HEADER:
-        raise RequestRefused(
-            f"{PARENTS_HEADER} is longer than {LONGEST_PARENTS_HEADER} characters. Name fewer parents."
-        )
-    parents: list[UUID] = []
-    for entry in filter(None, map(str.strip, text.split(","))):
-        try:
-            parents.append(UUID(entry))
-        except ValueError as error:
-            raise RequestRefused(
-                f"{PARENTS_HEADER} must be event ids separated by commas, and one of them is no UUID. Nothing was "
-                "published."
-            ) from error
-    return tuple(dict.fromkeys(parents))
+    try:
+        return parents_of_request(lines)
+    except InvalidEvent as error:
+        raise RequestRefused(str(error)) from error

@@ -16,6 +16,8 @@ from bloodbank.transports.base import Failure, Message, Start, matches
 
 SCAN_LIMIT = 1000
 """Most entries looked at in one transaction while searching for some that fit a pattern."""
+ALL = -1
+"""No limit, as SQLite writes it."""
 FIRST_RESENT = 1 << 62
 """From here on positions are not those of the log: what a group is given beside it."""
 MICROSECONDS = 1_000_000
@@ -295,6 +297,18 @@ class EphemeralGroup:
                 if len(claims) == room:
                     break
         return cursor, claims
+
+
+def unsettled(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return how many messages each group has been given and not settled, or will be given; those with none are out."""
+    counts: dict[str, int] = {}
+    for name, group_id, cursor, held in connection.execute(SQL["held_by_group"]).fetchall():
+        patterns = [pattern for (pattern,) in connection.execute(SQL["patterns_of"], (group_id,)).fetchall()]
+        coming = connection.execute(SQL["keys_after"], (cursor, ALL))
+        count = held + sum(any(matches(pattern, key) for pattern in patterns) for _, key in coming)
+        if count:
+            counts[name] = count
+    return counts
 
 
 def cursor_at(connection: sqlite3.Connection, start: Start) -> int:

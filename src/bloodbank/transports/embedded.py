@@ -25,7 +25,7 @@ from bloodbank.errors import (
 )
 from bloodbank.transports import _embedded_dead_letters as dead
 from bloodbank.transports import _embedded_log as log
-from bloodbank.transports._embedded_groups import MICROSECONDS, DurableGroup, EphemeralGroup
+from bloodbank.transports._embedded_groups import MICROSECONDS, DurableGroup, EphemeralGroup, unsettled
 from bloodbank.transports._embedded_subscription import Subscription
 from bloodbank.transports.base import (
     DeadLetter,
@@ -231,6 +231,26 @@ class EmbeddedTransport:
                 if not entries:
                     await wake.wait()
                     self._require_open()
+
+    def entries(self) -> list[LogEntry]:
+        """Return the whole log, in order, without waiting for the loop: for a bus in memory. Raises NotOpen."""
+        self._require_open()
+
+        def question(connection: sqlite3.Connection) -> list[LogEntry]:
+            found: list[LogEntry] = []
+            while page := log.page(connection, found[-1].position if found else 0):
+                found += page
+            return found
+
+        return self._database.read_here(question)
+
+    async def unsettled(self) -> dict[str, int]:
+        """Return how many deliveries each group has still to settle, by its name; groups with none are left out.
+
+        Raises TransportUnavailable, NotOpen.
+        """
+        self._require_open()
+        return await self._read(unsettled)
 
     async def get(self, event_id: UUID, *, near: datetime | None = None) -> Message:
         """Return a message of the log; `near` is not needed here. Raises EventNotFound, TransportUnavailable."""

@@ -69,6 +69,9 @@ INSERT INTO group_pattern (group_id, pattern) VALUES (?, ?) ON CONFLICT DO NOTHI
 -- name: patterns_of
 SELECT pattern FROM group_pattern WHERE group_id = ?
 
+-- name: held_by_group
+SELECT name, id, cursor, (SELECT count(*) FROM delivery WHERE group_id = consumer_group.id) FROM consumer_group
+
 -- name: cursor_of
 SELECT cursor FROM consumer_group WHERE id = ?
 
