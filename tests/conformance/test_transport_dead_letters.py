@@ -11,43 +11,25 @@ from bloodbank.errors import InvalidQuery
 from bloodbank.transports.base import (
     REASON_CHARACTERS,
     TRACEBACK_CHARACTERS,
-    DeadLetter,
     Failure,
-    Message,
     Transport,
 )
 from tests.conformance.backends import Bus
 from tests.conformance.messages import (
+    FAILURE,
     ids,
+    listed,
     message,
     messages,
     publish,
     publish_patiently,
+    set_aside,
     soon,
     take,
     take_and_ack,
     take_until,
     whole_log,
 )
-
-FAILURE = Failure("the invoice has no number", "ValueError", "Traceback:\n  …\nValueError: \x00 é", "billing.post")
-
-
-async def listed(transport: Transport, group: str | None = None, after: int | None = None) -> list[DeadLetter]:
-    async def read() -> list[DeadLetter]:
-        return [letter async for letter in transport.dead_letters(group=group, after=after)]
-
-    return await soon(read())
-
-
-async def set_aside(
-    transport: Transport, *several: Message, group: str | None = "workers", failure: Failure | str = FAILURE
-) -> None:
-    """Publish messages, which a consumer of the group sets aside."""
-    async with transport.subscribe("#", group=group, prefetch=50) as deliveries:
-        await publish(transport, *several)
-        for _ in several:
-            await (await soon(anext(deliveries))).dead_letter(failure)
 
 
 async def test_without_any_the_list_is_empty(transport: Transport) -> None:

@@ -45,6 +45,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     errors.InvalidQuery: Row(400, "Invalid question"),
     errors.AmbiguousEventId: Row(400, "Ambiguous event id"),
     errors.EventNotFound: Row(404, "Event not found"),
+    errors.DeadLetterNotFound: Row(404, "Dead letter not found"),
     errors.TrackingDisabled: Row(503, "Correlation tracking is off", 60),
     errors.NotOpen: Row(503, "Not ready", 1),
     errors.PublishError: Row(500, "Publishing failed"),
