@@ -12,7 +12,16 @@ from pydantic.json_schema import models_json_schema
 from bloodbank.envelope import EventType
 from bloodbank.events import Artifact, LLMErrorPayload, LLMPrompt, LLMResponse
 from bloodbank.http import incoming, problems
-from bloodbank.http.shapes import BatchIn, EnvelopeV1, EventIn, FirefliesV1, FirefliesV2, Problem, WithPayload
+from bloodbank.http.shapes import (
+    BatchIn,
+    EnvelopeV1,
+    EventIn,
+    FirefliesV1,
+    FirefliesV2,
+    Problem,
+    ReplayIn,
+    WithPayload,
+)
 
 REFERENCE = "#/components/schemas/{model}"
 BODIES: tuple[type[BaseModel], ...] = (
@@ -26,6 +35,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     WithPayload[dict[str, Any]],
     FirefliesV1,
     FirefliesV2,
+    ReplayIn,
     Problem,
 )
 SECURITY: dict[str, Any] = {
