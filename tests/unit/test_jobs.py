@@ -12,13 +12,6 @@ from bloodbank.http.background import Job, Jobs, TooManyJobs
 from bloodbank.http.refusals import JobNotFound
 from bloodbank.progress import Progress, Report
 
-SETTINGS: dict[str, Any] = {
-    "running_job_limit": 2,
-    "job_limit": 3,
-    "job_keep_seconds": 100,
-    "query_timeout_seconds": 60,
-}
-
 
 def settings() -> Settings:
     return Settings(_env_file=None, running_job_limit=2, job_limit=3, job_keep_seconds=100, query_timeout_seconds=60)
