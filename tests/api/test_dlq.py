@@ -103,9 +103,13 @@ async def test_a_list_tells_all_but_the_bodies_and_one_tells_its_body_too(
     }
     assert first.items() >= expected.items()
     assert (second["group"], second["error"]) == (None, "poison")
-    assert await _get(client, f"/dlq/{first['number']}") == first | {"body": '{"secret":1}', "body_bytes": 12}
+    assert await _get(client, f"/dlq/{first['number']}") == first | {
+        "body": '{"secret":1}',
+        "body_cut": False,
+        "body_bytes": 12,
+    }
     shown = await _get(client, f"/dlq/{second['number']}")
-    assert (shown["body"], shown["body_bytes"]) == ("\ufffd" + "x" * 15_999, 20_001)
+    assert (shown["body"], shown["body_cut"], shown["body_bytes"]) == ("\ufffd" + "x" * 15_999, True, 20_001)
 
 
 async def test_pages_follow_one_another_and_can_be_of_one_group(

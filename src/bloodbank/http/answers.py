@@ -131,8 +131,10 @@ def letter_answer(letter: DeadLetter, *, with_body: bool = False) -> dict[str, A
     }
     if with_body:
         # A character takes four bytes at most.
-        text = letter.message.body[: 4 * MOST_BODY_CHARACTERS].decode("utf-8", "replace")
-        told |= {"body": text[:MOST_BODY_CHARACTERS], "body_bytes": len(letter.message.body)}
+        body = letter.message.body
+        text = body[: 4 * MOST_BODY_CHARACTERS].decode("utf-8", "replace")
+        is_cut = len(text) > MOST_BODY_CHARACTERS or len(body) > 4 * MOST_BODY_CHARACTERS
+        told |= {"body": text[:MOST_BODY_CHARACTERS], "body_cut": is_cut, "body_bytes": len(body)}
     return told
 
 

@@ -354,9 +354,10 @@ class DeadLetterItem(BaseModel):
 
 
 class DeadLetterFull(DeadLetterItem):
-    """A dead letter with the beginning of its body as text, at most 16,000 characters. body_bytes: of the whole."""
+    """A dead letter with its body as text, at most 16,000 characters of it. body_bytes: of the whole."""
 
     body: str
+    body_cut: bool
     body_bytes: int
 
 
