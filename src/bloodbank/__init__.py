@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bloodbank.consuming.attempt import Attempt
     from bloodbank.consuming.retry import Retry
     from bloodbank.correlation_tracker import CorrelationTracker
+    from bloodbank.dead_letters import DeadLetters, GroupPage, LetterGroup, LetterPage
     from bloodbank.deduplication import Dedup
     from bloodbank.deferral import Lineage
     from bloodbank.envelope import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         AmbiguousEventId,
         BloodbankError,
         ConfigurationError,
+        DeadLetterNotFound,
         EventConflict,
         EventNotFound,
         InvalidEvent,
@@ -56,8 +58,11 @@ if TYPE_CHECKING:
     from bloodbank.events.registry import EventRegistry, event
     from bloodbank.ids import event_id, new_event_id
     from bloodbank.outbox import Outbox, OutboxEntry, OutboxTotals
+    from bloodbank.progress import Progress
     from bloodbank.publisher import Publisher
+    from bloodbank.replay import Replay, Selection
     from bloodbank.stores.base import Direction, Graph, Node, Step
+    from bloodbank.transports.base import DeadLetter, Failure
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -72,6 +77,9 @@ __all__ = [
     "ConfigurationError",
     "Consumer",
     "CorrelationTracker",
+    "DeadLetter",
+    "DeadLetterNotFound",
+    "DeadLetters",
     "Dedup",
     "Direction",
     "EventConflict",
@@ -79,10 +87,14 @@ __all__ = [
     "EventLog",
     "EventNotFound",
     "EventRegistry",
+    "Failure",
     "FailurePayload",
     "Graph",
+    "GroupPage",
     "InvalidEvent",
     "InvalidQuery",
+    "LetterGroup",
+    "LetterPage",
     "Lineage",
     "LoggedEvent",
     "Node",
@@ -93,12 +105,15 @@ __all__ = [
     "OutboxTotals",
     "Page",
     "Payload",
+    "Progress",
     "PublishError",
     "PublishRejected",
     "PublishResult",
     "PublishUnknown",
     "Publisher",
+    "Replay",
     "Retry",
+    "Selection",
     "Settings",
     "Source",
     "Status",
@@ -134,6 +149,9 @@ _HOME = {
     "ConfigurationError": "errors",
     "Consumer": "consumer",
     "CorrelationTracker": "correlation_tracker",
+    "DeadLetter": "transports.base",
+    "DeadLetterNotFound": "errors",
+    "DeadLetters": "dead_letters",
     "Dedup": "deduplication",
     "Direction": "stores.base",
     "EventConflict": "errors",
@@ -141,10 +159,14 @@ _HOME = {
     "EventLog": "event_log",
     "EventNotFound": "errors",
     "EventRegistry": "events.registry",
+    "Failure": "transports.base",
     "FailurePayload": "events.failures",
     "Graph": "stores.base",
+    "GroupPage": "dead_letters",
     "InvalidEvent": "errors",
     "InvalidQuery": "errors",
+    "LetterGroup": "dead_letters",
+    "LetterPage": "dead_letters",
     "Lineage": "deferral",
     "LoggedEvent": "event_log",
     "Node": "stores.base",
@@ -155,12 +177,15 @@ _HOME = {
     "OutboxTotals": "outbox",
     "Page": "event_log",
     "Payload": "events.failures",
+    "Progress": "progress",
     "PublishError": "errors",
     "PublishRejected": "errors",
     "PublishResult": "acceptance",
     "PublishUnknown": "errors",
     "Publisher": "publisher",
+    "Replay": "replay",
     "Retry": "consuming.retry",
+    "Selection": "replay",
     "Settings": "config",
     "Source": "envelope",
     "Status": "acceptance",

@@ -265,6 +265,34 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_SCAN_LIMIT",
         description="Most log entries read for one page or one id prefix; a cursor goes on from there.",
     )
+    dead_letter_group_limit: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        validation_alias="BLOODBANK_DEAD_LETTER_GROUP_LIMIT",
+        description="Most groups of dead letters in one answer; a cursor goes on from there.",
+    )
+    job_limit: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        validation_alias="BLOODBANK_JOB_LIMIT",
+        description="Most jobs that a server knows of, running or ended; the one that ended first is forgotten first.",
+    )
+    running_job_limit: int = Field(
+        4,
+        ge=1,
+        le=100,
+        validation_alias="BLOODBANK_RUNNING_JOB_LIMIT",
+        description="Most jobs that a server runs at a time; beyond it a new one is refused.",
+    )
+    job_keep_seconds: float = Field(
+        3600.0,
+        ge=1,
+        le=604_800,
+        validation_alias="BLOODBANK_JOB_KEEP_SECONDS",
+        description="How long the outcome of a job can be read after its end.",
+    )
     log_retention_days: float = Field(
         30,
         gt=0,

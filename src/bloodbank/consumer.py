@@ -253,6 +253,7 @@ class Consumer:
             inbox=inbox,
             threads=threads,
             publish=publisher.publish,
+            registry=publisher.registry,
             prefetch=settings.consumer_prefetch,
             stop_timeout_seconds=settings.stop_timeout_seconds,
         )

@@ -7,6 +7,7 @@
     ├── InvalidQuery                  a question that cannot be asked: direction, depth, cursor  (ValueError)
     │   └── AmbiguousEventId          several events begin with the given prefix
     ├── EventNotFound                 no such event in the log or in the index       (LookupError)
+    ├── DeadLetterNotFound            no dead letter has this number or key          (LookupError)
     ├── TrackingDisabled              the call needs correlation tracking            (RuntimeError)
     ├── NotOpen                       used before it was opened or after it was closed  (RuntimeError)
     ├── PublishError                  what became of a publish
@@ -86,6 +87,12 @@ class EventNotFound(BloodbankError, LookupError):
     """No event with this id is in the log, or in the index that was asked."""
 
     code = "event_not_found"
+
+
+class DeadLetterNotFound(BloodbankError, LookupError):
+    """No dead letter has this number, or none is in the group of this key; it may be settled already."""
+
+    code = "dead_letter_not_found"
 
 
 class TrackingDisabled(BloodbankError, RuntimeError):

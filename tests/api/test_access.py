@@ -40,7 +40,8 @@ async def unguarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[h
 def _routes() -> list[tuple[str, str]]:
     described = create_app().openapi()["paths"]
     paths = [(method.upper(), path) for path, operations in described.items() for method in operations]
-    filled = [(method, path.format(event_id=uuid4(), event_type="a.b")) for method, path in paths]
+    named = {"event_id": uuid4(), "event_type": "a.b", "job_id": uuid4(), "number": 1, "key": "0" * 12}
+    filled = [(method, path.format(**named)) for method, path in paths]
     return [*filled, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/no/such/route")]
 
 

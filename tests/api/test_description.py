@@ -9,7 +9,8 @@ import pytest
 
 from bloodbank.http.app import create_app
 from bloodbank.http.examples import EVENT_ID
-from tests.api.http_app import api
+from tests.api.http_app import api, bus_of
+from tests.conformance.messages import listed, message, set_aside
 
 DESCRIPTION: dict[str, Any] = create_app().openapi()
 OPERATIONS = [
@@ -17,10 +18,10 @@ OPERATIONS = [
     for path, operations in DESCRIPTION["paths"].items()
     for method, operation in operations.items()
 ]
-PUBLISHING = [
+WITH_BODY = [
     (path, operation)
     for method, path, operation in OPERATIONS
-    if method == "POST" and not path.startswith("/outbox")  # those take no body
+    if method == "POST" and not path.startswith(("/outbox", "/dlq"))  # those take no body
 ]
 
 
@@ -56,8 +57,8 @@ def test_every_error_that_is_described_is_a_problem() -> None:
             assert schema == {"$ref": "#/components/schemas/Problem"}, (path, status)
 
 
-def test_every_route_that_publishes_describes_its_body_with_examples() -> None:
-    for path, operation in PUBLISHING:
+def test_every_route_that_takes_a_body_describes_it_with_examples() -> None:
+    for path, operation in WITH_BODY:
         content = operation["requestBody"]["content"]["application/json"]
         assert content["schema"], path
         assert content["examples"], path
@@ -75,13 +76,18 @@ def test_only_what_is_always_open_says_that_no_key_is_needed() -> None:
 
 async def test_every_example_of_a_body_is_accepted(tmp_path: Any) -> None:
     async with api(tmp_path, fireflies_allow_unsigned=True) as client:
-        for path, operation in PUBLISHING:
+        transport = bus_of(client).publisher.transport
+        await set_aside(transport, message(), group="rag")
+        [letter] = await listed(transport)
+        for path, operation in WITH_BODY:
             for name, example in operation["requestBody"]["content"]["application/json"]["examples"].items():
                 response = await client.post(path.format(event_type="invoice.paid"), json=example["value"])
                 assert response.is_success, (path, name, response.text)
+        job = (await client.post("/replay", json={"dry_run": True})).json()["job"]
         for method, path, _ in OPERATIONS:
             if method == "GET":
-                response = await client.get(path.format(event_id=EVENT_ID, event_type="llm.prompt"))
+                known = {"event_id": EVENT_ID, "event_type": "llm.prompt", "number": letter.number, "job_id": job}
+                response = await client.get(path.format(**known))
                 assert response.status_code == 200, (path, response.text)
 
 

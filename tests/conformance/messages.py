@@ -10,12 +10,13 @@ from uuid import UUID
 
 from bloodbank.errors import PublishUnknown, TransportUnavailable
 from bloodbank.ids import new_event_id
-from bloodbank.transports.base import Delivery, LogEntry, Message, Receipt, Transport
+from bloodbank.transports.base import DeadLetter, Delivery, Failure, LogEntry, Message, Receipt, Transport
 
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 10.0
 DEADLINE_SECONDS = 45.0
+FAILURE = Failure("the invoice has no number", "ValueError", "Traceback:\n  …\nValueError: \x00 é", "billing.post")
 
 
 def message(key: str = "test.event", body: bytes = b"{}", *, event_id: UUID | None = None) -> Message:
@@ -78,6 +79,23 @@ async def whole_log(transport: Transport) -> list[LogEntry]:
         return [entry async for entry in transport.read_log()]
 
     return await soon(read())
+
+
+async def listed(transport: Transport, group: str | None = None, after: int | None = None) -> list[DeadLetter]:
+    async def read() -> list[DeadLetter]:
+        return [letter async for letter in transport.dead_letters(group=group, after=after)]
+
+    return await soon(read())
+
+
+async def set_aside(
+    transport: Transport, *several: Message, group: str | None = "workers", failure: Failure | str = FAILURE
+) -> None:
+    """Publish messages, which a consumer of the group sets aside."""
+    async with transport.subscribe("#", group=group, prefetch=50) as deliveries:
+        await publish(transport, *several)
+        for _ in several:
+            await (await soon(anext(deliveries))).dead_letter(failure)
 
 
 def ids(several: list[Message] | list[Delivery] | list[LogEntry]) -> list[UUID]:

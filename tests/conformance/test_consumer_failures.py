@@ -10,6 +10,7 @@ from bloodbank import (
     Attempt,
     Consumer,
     EventEnvelope,
+    FailurePayload,
     InvalidEvent,
     Publisher,
     PublishUnknown,
@@ -18,6 +19,7 @@ from bloodbank import (
     create_envelope,
 )
 from bloodbank.causation import current_parents
+from bloodbank.events import FirefliesTranscriptFailedPayload
 from bloodbank.ids import new_event_id
 from bloodbank.transports.base import Message, Transport
 from tests.conformance.consumers import (
@@ -104,6 +106,52 @@ async def test_an_event_that_fails_for_good_is_a_dead_letter_and_an_event(publis
         "is_retryable": False,
     }
     assert await publisher.get_correlation_chain(sent.event_id, "descendants") == [sent.event_id, told.event_id]
+
+
+async def test_a_failure_whose_type_has_a_model_of_its_own_is_valid_by_it(publisher: Publisher) -> None:
+    consumer = Consumer("rag", publisher=publisher)
+    told: list[FirefliesTranscriptFailedPayload] = []
+
+    @consumer.on("fireflies.transcript.upload", retry=Retry(attempts=1))
+    async def ingest(event: EventEnvelope[Any]) -> None:
+        raise Busy("no room")
+
+    @consumer.on("fireflies.transcript.failed", "watch")
+    async def watch(failure: FirefliesTranscriptFailedPayload) -> None:
+        told.append(failure)
+
+    upload = {"media_file": "call.mp3", "media_duration_seconds": 60, "media_type": "audio/mpeg"}
+    async with consumer.running():
+        await publisher.publish(create_envelope("fireflies.transcript.upload", upload))
+        # No envelope at all: nothing is known but the type.
+        torn = Message(new_event_id(), "fireflies.transcript.ready", b"\x00")
+        async with publisher.transport.subscribe("fireflies.transcript.ready", group="rag", prefetch=1):
+            await publisher.transport.publish(torn, timeout_seconds=30)
+        await eventually(lambda: len(told) == 2)
+    by_code = {failure.error_code: failure for failure in told}
+    busy, poison = by_code["Busy"], by_code["poison"]
+    assert (busy.failed_stage, busy.media_file, busy.is_retryable) == ("upload", "call.mp3", False)
+    assert (poison.failed_stage, poison.transcript_id) == ("processing", None)
+    for event in await events_of(publisher, "fireflies.transcript.failed"):
+        publisher.registry.validate(event.event_type, event.payload)
+
+
+async def test_a_model_that_cannot_tell_of_a_handler_does_not_lose_the_failure(publisher: Publisher) -> None:
+    class Wants(FailurePayload):
+        more: int
+
+    consumer = Consumer("shop", publisher=publisher)
+    publisher.registry.register("shop.order.failed", Wants)
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(placed: Order) -> None:
+        raise Busy("no")
+
+    async with consumer.running():
+        await publisher.publish(order())
+        await eventually_dead(publisher, "shop")
+    [told] = await events_of(publisher, "shop.order.failed")
+    assert told.payload["error_code"] == "Busy"
 
 
 async def test_exceptions_decide_whether_there_is_another_attempt(publisher: Publisher) -> None:

@@ -11,43 +11,25 @@ from bloodbank.errors import InvalidQuery
 from bloodbank.transports.base import (
     REASON_CHARACTERS,
     TRACEBACK_CHARACTERS,
-    DeadLetter,
     Failure,
-    Message,
     Transport,
 )
 from tests.conformance.backends import Bus
 from tests.conformance.messages import (
+    FAILURE,
     ids,
+    listed,
     message,
     messages,
     publish,
     publish_patiently,
+    set_aside,
     soon,
     take,
     take_and_ack,
     take_until,
     whole_log,
 )
-
-FAILURE = Failure("the invoice has no number", "ValueError", "Traceback:\n  …\nValueError: \x00 é", "billing.post")
-
-
-async def listed(transport: Transport, group: str | None = None) -> list[DeadLetter]:
-    async def read() -> list[DeadLetter]:
-        return [letter async for letter in transport.dead_letters(group=group)]
-
-    return await soon(read())
-
-
-async def set_aside(
-    transport: Transport, *several: Message, group: str | None = "workers", failure: Failure | str = FAILURE
-) -> None:
-    """Publish messages, which a consumer of the group sets aside."""
-    async with transport.subscribe("#", group=group, prefetch=50) as deliveries:
-        await publish(transport, *several)
-        for _ in several:
-            await (await soon(anext(deliveries))).dead_letter(failure)
 
 
 async def test_without_any_the_list_is_empty(transport: Transport) -> None:
@@ -114,6 +96,18 @@ async def test_dead_letters_of_one_group_are_listed_alone(transport: Transport) 
     assert [letter.message for letter in await listed(transport, "two")] == [two]
     assert [letter.message for letter in await listed(transport, "three")] == []
     assert {letter.group for letter in await listed(transport)} == {"one", "two"}
+
+
+async def test_a_list_goes_on_behind_a_number_and_leaves_out_what_was_settled(transport: Transport) -> None:
+    await set_aside(transport, *messages(5))
+    every = await listed(transport)
+    numbers = [letter.number for letter in every]
+    await transport.discard([numbers[3]])
+    assert await listed(transport, after=numbers[1]) == [every[2], every[4]]
+    assert await listed(transport, after=numbers[3]) == [every[4]]
+    assert await listed(transport, "nobody", after=numbers[1]) == []
+    for behind_all in (numbers[4], numbers[4] + 1000):
+        assert await listed(transport, after=behind_all) == []
 
 
 async def test_what_is_put_back_goes_to_its_group_alone_as_it_was_and_begins_anew(transport: Transport) -> None:

@@ -31,8 +31,8 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ApiServer]:
-    # The webhook takes what is not signed, so that more than the signature is tried.
-    server = ApiServer(BLOODBANK_FIREFLIES_ALLOW_UNSIGNED="true")
+    # The webhook takes what is not signed, so that more than the signature is tried; and no job is one too many.
+    server = ApiServer(BLOODBANK_FIREFLIES_ALLOW_UNSIGNED="true", BLOODBANK_RUNNING_JOB_LIMIT="100")
     server.start()
     yield server
     server.close()

@@ -15,6 +15,7 @@ import typer
 from bloodbank.errors import (
     BloodbankError,
     ConfigurationError,
+    DeadLetterNotFound,
     EventNotFound,
     InvalidEvent,
     InvalidQuery,
@@ -42,7 +43,7 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: BloodbankError) -> ExitCode:
     """Return the exit code of an error: what the caller must change is usage, all else is unavailable."""
-    if isinstance(error, EventNotFound):
+    if isinstance(error, EventNotFound | DeadLetterNotFound):
         return ExitCode.NOT_FOUND
     if isinstance(error, InvalidEvent | InvalidQuery | ConfigurationError | PublishRejected):
         return ExitCode.USAGE

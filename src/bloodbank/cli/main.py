@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bloodbank.cli import ask, consume, doctor, events, outbox, publish, reindex
+from bloodbank.cli import ask, consume, dlq, doctor, events, outbox, publish, reindex, replay
 from bloodbank.cli.edge import ExitCode, at_edge, run_async
 
 app = typer.Typer(
@@ -87,6 +87,8 @@ app.command()(consume.consume)
 app.command()(doctor.doctor)
 app.command()(reindex.reindex)
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(dlq.app, name="dlq")
+app.command()(replay.replay)
 app.command()(demo)
 
 

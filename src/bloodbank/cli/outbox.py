@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from uuid import UUID
 import typer
 
 from bloodbank.cli.bus import Json
+from bloodbank.cli.confirm import confirmed
 from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.outbox_access import OutboxAccess, reach
 from bloodbank.cli.text import Line, Span, clock, note, printable, short_ids, table, write_json, write_lines
@@ -82,7 +82,9 @@ def drop(
 
     settings = load_settings()
     items = run_async(_set_aside(settings, event_ids))
-    if yes or _confirmed(items):
+    question = f"Delete {_counted(len(items))} for good?"
+    lines = entry_lines(items, datetime.now(UTC))
+    if yes or confirmed(question, "Deleted events are gone for good", lines):
         run_async(_delete(settings, items))
     else:
         note("Nothing was deleted.")
@@ -130,18 +132,6 @@ async def _delete(settings: Settings, items: Sequence[Json]) -> None:
         for item in items:
             await access.drop_from_outbox(UUID(item["event_id"]))
             write_lines([(Span(f"{item['event_id']}  deleted"),)])
-
-
-def _confirmed(items: Sequence[Json]) -> bool:
-    """Ask whether to delete. Raises InvalidQuery where nobody can answer."""
-    if not sys.stdin.isatty():
-        raise InvalidQuery("Deleted events are gone for good, and there is no terminal to ask on. Say --yes.")
-    for line in entry_lines(items, datetime.now(UTC)):
-        note("".join(span.text for span in line))
-    try:
-        return typer.confirm(f"Delete {_counted(len(items))} for good?", err=True)
-    except typer.Abort:
-        raise KeyboardInterrupt from None
 
 
 async def _find(access: OutboxAccess, texts: Sequence[str], page_limit: int) -> list[Json]:

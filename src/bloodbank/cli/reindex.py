@@ -14,15 +14,13 @@ import typer
 from bloodbank.cli.bus import Json
 from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.events import parse_time
+from bloodbank.cli.progress import LINE_SECONDS, bar
 from bloodbank.cli.text import Line, Span, clock, note, printable, write_json, write_lines
 from bloodbank.errors import ConfigurationError, TrackingDisabled
 
 if TYPE_CHECKING:
     from bloodbank.config import Settings
     from bloodbank.reindex import Progress
-
-LINE_SECONDS = 5.0
-"""How often a line is written where there is no terminal for a bar."""
 
 Since = typer.Option(
     metavar="TIME",
@@ -147,20 +145,11 @@ def _lines() -> Generator[Report]:
 
 @contextmanager
 def _bar() -> Generator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Looking for the end of the log", total=None)
-
-        def show(progress: Progress) -> None:
-            fraction = progress.fraction
-            text = f"waiting: {printable(progress.waiting)}" if progress.waiting else _reached(progress)
-            bar.update(task, total=None if fraction is None else 1.0, completed=fraction or 0.0, description=text)
-
-        yield show
+    with bar("Looking for the end of the log") as show:
+        yield lambda progress: show(
+            progress.fraction,
+            f"waiting: {printable(progress.waiting)}" if progress.waiting else _reached(progress),
+        )
 
 
 def _percent(progress: Progress) -> str:

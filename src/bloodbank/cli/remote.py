@@ -43,6 +43,7 @@ CLOCK_SKEW = timedelta(hours=1)
 """How far the clocks of hosts may lie apart."""
 
 OUTBOX = "/outbox"
+EVENTS = "/events"
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -205,6 +206,11 @@ class RemoteBus:
         except httpx.HTTPError as error:
             if method == "GET" or path.startswith(OUTBOX):
                 raise ServerUnavailable(f"The server at {where} broke off ({_reason(error)}). Try again.") from error
+            if not path.startswith(EVENTS):
+                raise ServerUnavailable(
+                    f"The server at {where} broke off ({_reason(error)}), and may do what it was asked for. Look "
+                    "before you try again."
+                ) from error
             raise PublishUnknown(
                 f"The server at {where} broke off ({_reason(error)}); the event may be on the bus. "
                 "Publishing it again with the same id is safe."

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bloodbank import ids
 from bloodbank.causation import uncaused
 from bloodbank.envelope import AnyEnvelope, EventEnvelope, Source, TriggerType
 from bloodbank.errors import EventConflict, InvalidEvent, PublishRejected, PublishUnknown, Unavailable
 from bloodbank.events.failures import FailurePayload
+from bloodbank.events.registry import EventRegistry
 from bloodbank.transports.base import Delivery, Failure
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,21 @@ _ORIGIN = "failed_in"
 Publish = Callable[[EventEnvelope[Any]], Awaitable[object]]
 
 
+class _Failed(NamedTuple):
+    """The event that was given up, as far as it could be read. payload: as JSON."""
+
+    event_type: str
+    event_id: UUID
+    payload: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, event: EventEnvelope[Any]) -> Self:
+        payload = event.payload
+        return cls(
+            event.event_type, event.event_id, payload.model_dump() if isinstance(payload, BaseModel) else payload
+        )
+
+
 def failure_of(error: Exception, consumer: str, *, poison: bool = False) -> Failure:
     """Tell of an exception: its class, one line, and the end of its traceback."""
     name = type(error).__name__
@@ -49,33 +65,50 @@ def failure_of(error: Exception, consumer: str, *, poison: bool = False) -> Fail
 
 
 def failure_event(
-    event_type: str, event_id: UUID, failure: Failure, *, group: str, attempts: int
+    failed: _Failed, failure: Failure, *, group: str, attempts: int, registry: EventRegistry
 ) -> EventEnvelope[Any]:
     """Return the event that says that a handler gave an event up.
 
-    event_type, event_id: of the event that failed, which is its one parent. group: of the handler. attempts: so far.
+    failed: the event, which is its one parent. group: of the handler. attempts: so far.
 
-    Its type are the first two words of the type that failed, and `failed`. The models of such types may want more
-    than can be said here, so that the payload is that of every failure, whatever model is registered.
+    Its type are the first two words of the type that failed, and `failed`. Its payload is that of every failure, with
+    what the model of its type adds (`FailurePayload.of_handler`).
     """
-    payload = FailurePayload(
-        error_message=failure.reason, error_code=failure.error, retry_count=max(0, attempts - 1), is_retryable=False
-    )
+    event_type = ".".join([*failed.event_type.split(".")[:2], "failed"])
     # The source is no part of what tells duplicates, so that another host makes the same event.
     source = Source.local(type=TriggerType.HOOK).model_copy(
         update={"meta": {_ORIGIN: {"group": group, "consumer": failure.consumer}}}
     )
     fields: dict[str, Any] = {
-        "event_id": ids.event_id("bloodbank.failure", group=group, event_id=event_id, outcome="failed"),
+        "event_id": ids.event_id("bloodbank.failure", group=group, event_id=failed.event_id, outcome="failed"),
         "source": source,
-        "correlation_ids": [event_id],
-        "payload": payload,
+        "correlation_ids": [failed.event_id],
+        "payload": _payload(event_type, failed, failure, attempts, registry),
     }
-    words = event_type.split(".")[:2]
     try:
-        return AnyEnvelope(event_type=".".join([*words, "failed"]), **fields)
+        return AnyEnvelope(event_type=event_type, **fields)
     except ValidationError:
         return AnyEnvelope(event_type=UNNAMED, **fields)
+
+
+def _payload(
+    event_type: str, failed: _Failed, failure: Failure, attempts: int, registry: EventRegistry
+) -> FailurePayload:
+    common: dict[str, Any] = {
+        "error_message": failure.reason,
+        "error_code": failure.error,
+        "retry_count": max(0, attempts - 1),
+        "is_retryable": False,
+    }
+    model = registry.model_for(event_type)
+    if model is None or not issubclass(model, FailurePayload):
+        return FailurePayload(**common)
+    try:
+        return model.of_handler(common, failed.event_type, failed.payload)
+    except ValidationError as error:
+        # Better a failure of the common shape than none.
+        logger.warning("%s cannot tell that a handler failed: %s Override its of_handler.", model.__name__, error)
+        return FailurePayload(**common)
 
 
 def failed_in(event: EventEnvelope[Any]) -> str | None:
@@ -93,6 +126,7 @@ async def give_up(
     group: str,
     attempts: int,
     publish: Publish,
+    registry: EventRegistry,
 ) -> None:
     """Publish the failure, confirmed; then set the delivery aside, which settles it.
 
@@ -102,10 +136,10 @@ async def give_up(
     While the bus takes nothing this waits. Raises TransportUnavailable when the delivery comes again.
     """
     message = delivery.message
-    event_id = message.event_id if event is None else event.event_id
+    failed = _Failed.of(event) if event is not None else _Failed(message.routing_key, message.event_id, {})
+    event_id = failed.event_id
     if event is None or failed_in(event) is None:
-        event_type = message.routing_key if event is None else event.event_type
-        told = failure_event(event_type, event_id, failure, group=group, attempts=attempts)
+        told = failure_event(failed, failure, group=group, attempts=attempts, registry=registry)
         await _publish(told, publish, event_id)
     await delivery.dead_letter(failure)
     logger.error(

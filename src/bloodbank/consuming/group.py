@@ -23,6 +23,7 @@ from bloodbank.consuming.handler import Handler
 from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, NotOpen, Unavailable
+from bloodbank.events.registry import EventRegistry
 from bloodbank.transports.base import Delivery, Failure, Transport, matches
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 class Surroundings:
     """What all groups of a consumer share.
 
-    name: of the consumer. threads: where plain functions run. publish: takes failure events. prefetch: of handlers
-    that say nothing of it.
+    name: of the consumer. threads: where plain functions run. publish: takes failure events. registry: their models.
+    prefetch: of handlers that say nothing of it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Surroundings:
     inbox: GuardedInbox
     threads: Executor
     publish: Publish
+    registry: EventRegistry
     prefetch: int
     stop_timeout_seconds: float
 
@@ -310,6 +312,7 @@ class GroupAtWork:
                 group=self._group,
                 attempts=attempts or delivery.attempt,
                 publish=self._around.publish,
+                registry=self._around.registry,
             ),
         )
 

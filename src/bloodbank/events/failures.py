@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +38,16 @@ class FailurePayload(Payload):
     error_code: str | None = None
     retry_count: int = Field(0, ge=0)
     is_retryable: bool = False
+
+    @classmethod
+    def of_handler(cls, common: Mapping[str, Any], event_type: str, payload: Mapping[str, Any]) -> Self:
+        """Return the payload that tells of a handler which gave an event up.
+
+        common: the fields above. event_type, payload: of the event that was given up; the payload is empty where that
+        could not be read. A model that wants more says here where it comes from. It must be the same each time.
+        Raises ValidationError.
+        """
+        return cls(**common)
 
 
 def is_failure(event_type: str) -> bool:

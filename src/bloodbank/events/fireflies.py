@@ -5,9 +5,10 @@ Units: `duration` and `*_minutes` are minutes, `start_time`, `end_time` and `*_s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field
 
@@ -139,6 +140,17 @@ class FirefliesTranscriptFailedPayload(FailurePayload):
     timestamp: AwareDatetime | None = None
     is_retryable: bool = True
     metadata: dict[str, Any] = Field(default_factory=no_fields)
+
+    @classmethod
+    def of_handler(cls, common: Mapping[str, Any], event_type: str, payload: Mapping[str, Any]) -> Self:
+        """Return what a handler's failure is here: whoever handles an upload uploads, all others process."""
+        stage = "upload" if event_type == "fireflies.transcript.upload" else "processing"
+        named = {
+            "transcript_id": payload.get("transcript_id", payload.get("id")),
+            "media_file": payload.get("media_file"),
+        }
+        told = {name: value for name, value in named.items() if isinstance(value, str)}
+        return cls(failed_stage=stage, **told, **common)
 
 
 class FirefliesMeetingPayload(Payload):

@@ -5,7 +5,7 @@
 | /healthz, /livez | everybody | everybody |
 | /webhooks/… | everybody: the signature is the key | everybody: the signature is the key |
 | /docs, /openapi.json | everybody | this machine |
-| /outbox… | scope `admin` | this machine |
+| /outbox…, /dlq…, /jobs/…, /replay | scope `admin` | this machine |
 | other GET and HEAD | scope `read` | this machine |
 | the rest | scope `publish` | this machine |
 
@@ -33,7 +33,7 @@ from bloodbank.http.refusals import KeyRequired, LoopbackOnly, ScopeMissing
 ALWAYS_OPEN = frozenset({"/healthz", "/livez"})
 DESCRIPTION = frozenset({"/docs", "/openapi.json"})
 SIGNED = "/webhooks/"
-ADMINISTERED = "/outbox"
+ADMINISTERED = ("/outbox", "/dlq", "/jobs/", "/replay")
 PLAIN_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 CHALLENGE = 'Bearer realm="bloodbank"'
 

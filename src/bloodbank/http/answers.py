@@ -9,10 +9,16 @@ from uuid import UUID
 import orjson
 
 from bloodbank.config import Settings
-from bloodbank.errors import EventNotFound, InvalidQuery
+from bloodbank.dead_letters import GroupPage, LetterPage
+from bloodbank.errors import BloodbankError, EventNotFound, InvalidQuery
 from bloodbank.events import EventRegistry, is_failure
 from bloodbank.outbox import Outbox, OutboxTotals
+from bloodbank.progress import Progress
 from bloodbank.stores.base import Graph, Step
+from bloodbank.transports.base import DeadLetter
+
+MOST_BODY_CHARACTERS = 16_000
+"""How much of a dead letter's body is shown."""
 
 
 def require_bounds(settings: Settings, max_depth: int, limit: int) -> None:
@@ -105,6 +111,71 @@ async def drop_from_outbox(outbox: Outbox | None, event_id: UUID) -> dict[str, A
     if outbox is None or not await outbox.drop(event_id):
         raise _not_set_aside(event_id)
     return {"event_id": event_id, "dropped": True}
+
+
+def letter_answer(letter: DeadLetter, *, with_body: bool = False) -> dict[str, Any]:
+    """Return a dead letter; see `DeadLetterItem`, with the body `DeadLetterFull`."""
+    failure = letter.failure
+    told: dict[str, Any] = {
+        "number": letter.number,
+        "group": letter.group or None,
+        "event_id": letter.message.event_id,
+        "event_type": letter.message.routing_key,
+        "error": failure.error,
+        "reason": failure.reason,
+        "traceback": failure.traceback,
+        "consumer": failure.consumer,
+        "attempts": letter.attempts,
+        "first_at": letter.first_at,
+        "dead_at": letter.dead_at,
+    }
+    if with_body:
+        # A character takes four bytes at most.
+        body = letter.message.body
+        text = body[: 4 * MOST_BODY_CHARACTERS].decode("utf-8", "replace")
+        is_cut = len(text) > MOST_BODY_CHARACTERS or len(body) > 4 * MOST_BODY_CHARACTERS
+        told |= {"body": text[:MOST_BODY_CHARACTERS], "body_cut": is_cut, "body_bytes": len(body)}
+    return told
+
+
+def letter_page_answer(page: LetterPage) -> dict[str, Any]:
+    """Return a page of dead letters without its `next`; see `DeadLetterPage`."""
+    return {"items": [letter_answer(letter) for letter in page.items]}
+
+
+def group_page_answer(page: GroupPage) -> dict[str, Any]:
+    """Return groups of dead letters without the `next`; see `DeadLetterGroups`."""
+    items = [
+        {
+            "key": group.key,
+            "consumer": group.consumer,
+            "group": group.group or None,
+            "error": group.error,
+            "count": group.count,
+            "first_at": group.first_at,
+            "last_at": group.last_at,
+            "sample": letter_answer(group.sample),
+        }
+        for group in page.items
+    ]
+    return {"items": items}
+
+
+def job_answer(
+    progress: Progress, *, job_id: UUID | None, kind: str, finished: bool, error: BloodbankError | None
+) -> dict[str, Any]:
+    """Return how far a job is; see `JobOut`."""
+    rest = (progress.total or 0) - progress.done - progress.skipped
+    return {
+        "job": job_id,
+        "kind": kind,
+        "total": progress.total,
+        "done": progress.done,
+        "skipped": progress.skipped,
+        "failed": rest if error is not None else 0,
+        "finished": finished,
+        "error": None if error is None else {"code": error.code, "detail": str(error)},
+    }
 
 
 def _not_set_aside(event_id: UUID) -> EventNotFound:

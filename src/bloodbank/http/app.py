@@ -14,7 +14,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloodbank.config import Settings
 from bloodbank.errors import BloodbankError
-from bloodbank.http import batch, debug, events, health, lineage, outbox, problems, publish, schemas, webhooks
+from bloodbank.http import (
+    batch,
+    debug,
+    dlq,
+    events,
+    health,
+    jobs,
+    lineage,
+    outbox,
+    problems,
+    publish,
+    replay,
+    schemas,
+    webhooks,
+)
 from bloodbank.http.access import AccessControl
 from bloodbank.http.bounds import HeadLimits
 from bloodbank.http.bus import open_bus
@@ -29,6 +43,9 @@ ROUTERS = (
     debug.router,
     webhooks.router,
     outbox.router,
+    dlq.router,
+    jobs.router,
+    replay.router,
     schemas.router,
     health.router,
 )

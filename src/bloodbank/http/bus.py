@@ -12,11 +12,14 @@ from fastapi import Request
 from starlette.types import Scope
 
 from bloodbank.config import Settings, load_settings, unknown_variables
+from bloodbank.dead_letters import DeadLetters
 from bloodbank.errors import NotOpen
 from bloodbank.event_log import EventLog
 from bloodbank.events import load_plugins
+from bloodbank.http.background import Jobs
 from bloodbank.http.keys import KeyRing
 from bloodbank.publisher import Publisher
+from bloodbank.replay import Replay
 
 logger = logging.getLogger(__name__)
 _BUS = "bloodbank.bus"
@@ -29,6 +32,9 @@ class Bus:
     settings: Settings
     publisher: Publisher
     log: EventLog
+    dead_letters: DeadLetters
+    replay: Replay
+    jobs: Jobs
     keys: KeyRing
 
 
@@ -45,10 +51,21 @@ async def open_bus(settings: Settings | None) -> AsyncGenerator[Bus]:
     # It writes a traceback for each connection that is lost. Ours says the same in a line.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     await to_thread.run_sync(load_plugins)
-    async with Publisher(settings, enable_correlation_tracking=settings.correlation_tracking) as publisher:
+    async with (
+        Publisher(settings, enable_correlation_tracking=settings.correlation_tracking) as publisher,
+        Jobs(settings) as jobs,
+    ):
         tracker = publisher.tracker if publisher.tracking_enabled else None
-        log = EventLog(publisher.transport, tracker, settings)
-        yield Bus(settings, publisher, log, KeyRing(settings.api_keys))
+        transport = publisher.transport
+        yield Bus(
+            settings,
+            publisher,
+            EventLog(transport, tracker, settings),
+            DeadLetters(transport, settings),
+            Replay(transport, tracker, settings),
+            jobs,
+            KeyRing(settings.api_keys),
+        )
 
 
 def bus_of(request: Request) -> Bus:

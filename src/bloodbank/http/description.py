@@ -13,7 +13,16 @@ from bloodbank.causation import LONGEST_PARENTS_HEADER, PARENTS_HEADER
 from bloodbank.envelope import EventType
 from bloodbank.events import Artifact, LLMErrorPayload, LLMPrompt, LLMResponse
 from bloodbank.http import incoming, problems
-from bloodbank.http.shapes import BatchIn, EnvelopeV1, EventIn, FirefliesV1, FirefliesV2, Problem, WithPayload
+from bloodbank.http.shapes import (
+    BatchIn,
+    EnvelopeV1,
+    EventIn,
+    FirefliesV1,
+    FirefliesV2,
+    Problem,
+    ReplayIn,
+    WithPayload,
+)
 
 REFERENCE = "#/components/schemas/{model}"
 BODIES: tuple[type[BaseModel], ...] = (
@@ -27,6 +36,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     WithPayload[dict[str, Any]],
     FirefliesV1,
     FirefliesV2,
+    ReplayIn,
     Problem,
 )
 SECURITY: dict[str, Any] = {

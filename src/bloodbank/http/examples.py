@@ -73,6 +73,10 @@ BATCH: dict[str, Any] = {
     },
     "list": [{"event_type": "invoice.paid", "payload": INVOICE}],
 }
+REPLAY: dict[str, Any] = {
+    "a type and a time, to one group": {"type": "llm.*", "since": "2026-08-04T00:00:00Z", "to": "rag", "dry_run": True},
+    "an event with its descendants, to all": {"event_id": EVENT_ID, "descendants": True, "to_all": True},
+}
 PUBLISHED: dict[str, Any] = {"event_id": EVENT_ID, "status": "published", "lineage": "recorded"}
 
 

@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from bloodbank import errors
 from bloodbank.errors import BloodbankError, InvalidEvent, InvalidQuery
-from bloodbank.http import refusals
+from bloodbank.http import background, refusals
 from bloodbank.http.refusals import RequestRefused
 
 MEDIA_TYPE = "application/problem+json"
@@ -45,6 +45,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     errors.InvalidQuery: Row(400, "Invalid question"),
     errors.AmbiguousEventId: Row(400, "Ambiguous event id"),
     errors.EventNotFound: Row(404, "Event not found"),
+    errors.DeadLetterNotFound: Row(404, "Dead letter not found"),
     errors.TrackingDisabled: Row(503, "Correlation tracking is off", 60),
     errors.NotOpen: Row(503, "Not ready", 1),
     errors.PublishError: Row(500, "Publishing failed"),
@@ -54,6 +55,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     errors.Unavailable: Row(503, "Unavailable", 5),
     errors.TransportUnavailable: Row(503, "Bus unavailable", 5),
     errors.OutboxFull: Row(503, "Outbox full", 5),
+    background.TooManyJobs: Row(503, "Too many jobs", 5),
     errors.StoreUnavailable: Row(503, "Correlation store unavailable", 5),
     errors.StoreFormatError: Row(503, "Correlation store unreadable", 60),
     refusals.RequestRefused: Row(400, "Invalid request"),
@@ -65,6 +67,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     refusals.LoopbackOnly: Row(403, "Loopback only"),
     refusals.WebhookSecretMissing: Row(403, "Webhook secret missing"),
     refusals.SchemaNotFound: Row(404, "Schema not found"),
+    refusals.JobNotFound: Row(404, "Job not found"),
     refusals.BodyTimeout: Row(408, "Body not received in time"),
     refusals.BodyTooLarge: Row(413, "Body too large"),
     refusals.BatchTooLarge: Row(413, "Batch too large"),

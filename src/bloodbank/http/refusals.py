@@ -9,6 +9,7 @@ RequestRefused                the request is at fault                           
 ├── LoopbackOnly              no keys are set and the client is not on this machine     403
 ├── WebhookSecretMissing      the webhook cannot be verified: no secret is set          403
 ├── SchemaNotFound            no payload model is registered for the type               404
+├── JobNotFound               no job of this server has this id                         404
 ├── BodyTimeout               the body did not arrive in time                           408
 ├── BodyTooLarge              the body is over its limit                                413
 │   └── BatchTooLarge         more events than one request may bring                    413
@@ -80,6 +81,12 @@ class SchemaNotFound(RequestRefused):
     """No payload model is registered for the type."""
 
     code = "schema_not_found"
+
+
+class JobNotFound(RequestRefused):
+    """No job of this server has this id, or it ended long ago."""
+
+    code = "job_not_found"
 
 
 class BodyTimeout(RequestRefused):

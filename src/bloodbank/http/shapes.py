@@ -332,6 +332,122 @@ class OutboxDropped(BaseModel):
     dropped: Literal[True]
 
 
+class DeadLetterItem(BaseModel):
+    """An event that a consumer gave up.
+
+    number: names it. group: of consumers; null for a subscription without one. error: class of the exception, or
+    `poison`, `no_handler`, `crashed`. reason: one line. traceback: the end of it. consumer: name of the handler.
+    first_at: when the first attempt began, where somebody said. dead_at: when it was set aside.
+    """
+
+    number: int
+    group: str | None
+    event_id: UUID
+    event_type: str
+    error: str
+    reason: str
+    traceback: str
+    consumer: str
+    attempts: int
+    first_at: AwareDatetime | None
+    dead_at: AwareDatetime
+
+
+class DeadLetterFull(DeadLetterItem):
+    """A dead letter with its body as text, at most 16,000 characters of it. body_bytes: of the whole."""
+
+    body: str
+    body_cut: bool
+    body_bytes: int
+
+
+class DeadLetterPage(BaseModel):
+    """Dead letters, oldest first. next: the `cursor` of the next page, or null at the end."""
+
+    items: list[DeadLetterItem]
+    next: str | None
+
+
+class DeadLetterGroup(BaseModel):
+    """Dead letters of one consumer and one error.
+
+    key: names the group. first_at, last_at: when the first and the last was set aside. sample: the last one.
+    """
+
+    key: str
+    consumer: str
+    group: str | None
+    error: str
+    count: int
+    first_at: AwareDatetime
+    last_at: AwareDatetime
+    sample: DeadLetterItem
+
+
+class DeadLetterGroups(BaseModel):
+    """Groups of dead letters. next: `cursor` of the rest, where there are very many; counts of one key add up."""
+
+    items: list[DeadLetterGroup]
+    next: str | None
+
+
+class Retried(BaseModel):
+    """How many dead letters were given to their consumers again."""
+
+    retried: int
+
+
+class LetterDiscarded(BaseModel):
+    """A dead letter that is off the list."""
+
+    number: int
+    discarded: Literal[True]
+
+
+class JobError(BaseModel):
+    """Why a job ended early. code, detail: as in a problem."""
+
+    code: str
+    detail: str
+
+
+class JobOut(BaseModel):
+    """How far a job is, or its outcome.
+
+    total: how many there are to settle; null while they are counted. done: settled. skipped: gone meanwhile, or
+    impossible to settle. failed: the rest, once it ended early; some of them may have been settled.
+    """
+
+    job: UUID
+    kind: Literal["retry", "discard", "replay", "count"]
+    total: int | None
+    done: int
+    skipped: int
+    failed: int
+    finished: bool
+    error: JobError | None
+
+
+class ReplayIn(BaseModel):
+    """Which events are delivered again, and to whom.
+
+    type: routing pattern. since, until: when the bus accepted them; `until` exclusive. event_id: this event instead;
+    descendants: and all that it led to. to: a group, whatever its patterns; to_all: every group whose patterns fit.
+    dry_run: count them only.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(default="#", min_length=1, max_length=255)
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    event_id: UUID | None = None
+    descendants: bool = False
+    to: str | None = Field(default=None, min_length=1, max_length=255)
+    to_all: bool = False
+    dry_run: bool = False
+
+
 class FirefliesV2(BaseModel):
     """A webhook of Fireflies, version 2. timestamp: Unix milliseconds. Unknown events are recorded as they come."""
 

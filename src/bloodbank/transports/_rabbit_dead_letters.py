@@ -58,10 +58,11 @@ class DeadLetters:
         self._stream = stream
         self._timeout_seconds = timeout_seconds
 
-    async def read(self, group: str | None) -> AsyncGenerator[DeadLetter]:
-        """Yield the list, oldest first."""
+    async def read(self, group: str | None, after: int | None) -> AsyncGenerator[DeadLetter]:
+        """Yield the list from behind an offset on, oldest first."""
         await self._take_over()
-        is_open = await self._open(Start())
+        # What settles an entry stands behind it, so that nothing before has to be read.
+        is_open = await self._open(Start(after=after))
         if not is_open.groups:
             return
         async with aclosing(self._stream.read_as_delivered(is_open.start)) as entries:
@@ -107,13 +108,16 @@ class DeadLetters:
 
     async def _open(self, start: Start) -> _Open:
         groups: dict[int, str] = {}
+        names: dict[str, str] = {}
         async with aclosing(self._stream.read_as_delivered(start)) as entries:
             async for entry in entries:
                 settled = wire.header_of(entry, wire.SETTLED_HEADER)
                 if isinstance(settled, int):
                     groups.pop(settled, None)
                 elif wire.time_of(entry, wire.DEAD_HEADER) is not None:
-                    groups[wire.offset_of(entry)] = _text(entry, wire.GROUP_HEADER)
+                    # Each name once, however many there are.
+                    name = _text(entry, wire.GROUP_HEADER)
+                    groups[wire.offset_of(entry)] = names.setdefault(name, name)
         return _Open(groups)
 
     async def _require(self, queues: Mapping[str, str]) -> None:

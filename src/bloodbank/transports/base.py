@@ -257,8 +257,10 @@ class Transport(Protocol):
         """
         ...
 
-    def dead_letters(self, *, group: str | None = None) -> AsyncIterator[DeadLetter]:
-        """Read what consumers set aside, oldest first; of one group, or of all. Reading takes nothing away.
+    def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncIterator[DeadLetter]:
+        """Read what consumers set aside, oldest first and so by number. Reading takes nothing away.
+
+        group: only its own; None: of all. after: begin behind this number; None: with the first.
 
         Raises TransportUnavailable.
         """

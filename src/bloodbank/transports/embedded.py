@@ -260,10 +260,10 @@ class EmbeddedTransport:
             raise EventNotFound(f"No event {event_id} is in the log. It may be older than the retention.")
         return message
 
-    async def dead_letters(self, *, group: str | None = None) -> AsyncIterator[DeadLetter]:
+    async def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncIterator[DeadLetter]:
         """Read the dead letters, a page at a time; see `Transport.dead_letters`."""
         self._require_open()
-        number = 0
+        number = 0 if after is None else after
         while letters := await self._read(lambda connection, after=number: dead.page(connection, after, group)):
             for letter in letters:
                 number = letter.number

@@ -171,10 +171,10 @@ class RabbitTransport:
             raise EventNotFound(f"Event {event_id} is not in the log. It was never published, or retention removed it.")
         return message
 
-    async def dead_letters(self, *, group: str | None = None) -> AsyncGenerator[DeadLetter]:
+    async def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncGenerator[DeadLetter]:
         """Read the stream of dead letters, twice; see `Transport.dead_letters`."""
         self._require_open()
-        async with aclosing(self._dead_letters.read(group)) as letters:
+        async with aclosing(self._dead_letters.read(group, after)) as letters:
             async for letter in letters:
                 yield letter
 
