@@ -230,5 +230,5 @@ def _without_body(letter: DeadLetter) -> DeadLetter:
 
 def _not_found(number: int) -> DeadLetterNotFound:
     return DeadLetterNotFound(
-        f"There is no dead letter {number}. It was given back or discarded, or was there before the log's retention."
+        f"There is no dead letter {number}. It was given back or discarded, or is older than the log keeps."
     )

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from fastapi import FastAPI
@@ -60,6 +61,11 @@ async def publishing_with(
         yield
     finally:
         state.bus = bus
+
+
+def filled(path: str) -> str:
+    """Return a path of the description with something of the right kind in each place, which nobody knows."""
+    return path.format(event_id=uuid4(), event_type="a.b", job_id=uuid4(), number=1, key="0" * 12)
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

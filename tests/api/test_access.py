@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from bloodbank.config import Scope
 from bloodbank.http.access import is_loopback
 from bloodbank.http.app import ROUTERS, create_app
 from bloodbank.http.keys import KeyRing
-from tests.api.http_app import PROMPT, api, app_of, assert_problem, connect
+from tests.api.http_app import PROMPT, api, app_of, assert_problem, connect, filled
 
 STRANGER = ("203.0.113.9", 40_000)
 OPEN = {"/healthz", "/livez", "/docs", "/openapi.json", "/webhooks/fireflies"}
@@ -40,9 +39,12 @@ async def unguarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[h
 def _routes() -> list[tuple[str, str]]:
     described = create_app().openapi()["paths"]
     paths = [(method.upper(), path) for path, operations in described.items() for method in operations]
-    named = {"event_id": uuid4(), "event_type": "a.b", "job_id": uuid4(), "number": 1, "key": "0" * 12}
-    filled = [(method, path.format(**named)) for method, path in paths]
-    return [*filled, ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/no/such/route")]
+    return [
+        *((method, filled(path)) for method, path in paths),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/no/such/route"),
+    ]
 
 
 async def test_every_route_asks_for_a_key_but_the_open_ones(guarded: httpx.AsyncClient) -> None:

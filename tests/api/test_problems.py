@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from bloodbank import BloodbankError, EventEnvelope, Publisher, PublishResult
 from bloodbank.http import bounds, problems
 from bloodbank.http.app import create_app
-from tests.api.http_app import PROMPT, api, assert_problem, bus_of, publishing_with
+from tests.api.http_app import PROMPT, api, assert_problem, bus_of, filled, publishing_with
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "TRACE", "MADE-UP")
 
@@ -34,10 +33,11 @@ def _kinds(kind: type[BloodbankError] = BloodbankError) -> Iterator[type[Bloodba
 def _paths() -> dict[str, set[str]]:
     """Return the methods of each path; all paths of one word below /events share theirs, by their templates."""
     described = create_app().openapi()["paths"]
-    # Its last word stands where the id of an event may.
+    # Their last words stand where an id or a number may.
     described["/outbox/retry"] |= described["/outbox/{event_id}"]
+    described["/dlq/groups"] |= described["/dlq/{number}"]
     return {
-        path.format(event_id=uuid4(), event_type="a.b"): {"GET", "POST"}
+        filled(path): {"GET", "POST"}
         if re.fullmatch("/events/[^/]+", path)
         else {method.upper() for method in operations}
         for path, operations in described.items()
@@ -76,7 +76,7 @@ async def test_every_route_that_takes_a_body_refuses_a_wrong_one_with_a_problem(
     for path, methods in _paths().items():
         if (
             "POST" in methods
-            and not path.startswith(("/webhooks", "/outbox"))
+            and not path.startswith(("/webhooks", "/outbox", "/dlq"))
             and not re.search("/[0-9a-f-]{36}", path)
         ):
             assert_problem(await client.post(path, json=7), 422, "invalid_event")
