@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 import bloodbank
+import bloodbank.testing
 from bloodbank.config import Settings
 from bloodbank.errors import BloodbankError, PublishError, Unavailable
 from bloodbank.http import problems
@@ -62,10 +63,10 @@ def dotenv() -> str:
     return "\n".join(parts) + "\n"
 
 
-def names_table() -> str:
-    """Return the table of the public names, with the first line of each docstring."""
+def names_table(module: types.ModuleType = bloodbank) -> str:
+    """Return the table of the public names of a module, with the first line of each docstring."""
     rows = ["| name | what it is |", "| --- | --- |"]
-    rows += [f"| `{name}` | {summary(name)} |" for name in bloodbank.__all__]
+    rows += [f"| `{name}` | {summary(name, module)} |" for name in module.__all__]
     return "\n".join(rows) + "\n"
 
 
@@ -76,9 +77,9 @@ def codes_table() -> str:
     return "\n".join(["| status | code | title |", "| --- | --- | --- |", *listed]) + "\n"
 
 
-def summary(name: str) -> str:
+def summary(name: str, module: types.ModuleType = bloodbank) -> str:
     """Return the first sentence or line of the docstring of a public name; constants show their value."""
-    value: object = getattr(bloodbank, name)
+    value: object = getattr(module, name)
     if isinstance(value, str):
         return f"constant, `{value}`"
     if isinstance(value, typing.TypeVar):
@@ -150,5 +151,6 @@ def _without_none(annotation: Any) -> Any:
 if __name__ == "__main__":
     write(CONFIGURATION, "settings", settings_table())
     write(PUBLIC_NAMES, "names", names_table())
+    write(PUBLIC_NAMES, "names for tests", names_table(bloodbank.testing))
     write(HTTP, "codes", codes_table())
     DOTENV.write_text(dotenv())

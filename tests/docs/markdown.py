@@ -6,6 +6,7 @@ A note is an HTML comment on the line before the fence, so that readers of the p
     <!-- test: raises NotOpen -->         the Python block ends with this error
     <!-- test: needs rabbit -->           the block needs a RabbitMQ server
     <!-- test: output -->                 the text is what the Python block before it prints
+    <!-- test: file NAME -->              the block is what a reader saves under this name, for the commands that follow
     <!-- test: exits 3 -->                the shell commands end with this exit code
 """
 
@@ -41,6 +42,10 @@ class Block:
     def reason_not_to_run(self) -> str | None:
         prefix, separator, reason = self.note.partition("not run: ")
         return reason if separator and not prefix else None
+
+    @property
+    def file(self) -> str | None:
+        return self.note.removeprefix("file ") if self.note.startswith("file ") else None
 
     @property
     def expected_error(self) -> str | None:

@@ -34,7 +34,7 @@ async def run(path: Path) -> int:
     for block in blocks(path):
         if block.note == OUTPUT and printed != block.text:
             raise AssertionError(f"{block.place}: the page shows another output than\n{printed}")
-        if block.language != "python" or block.reason_not_to_run:
+        if block.language != "python" or block.reason_not_to_run or block.file:
             continue
         os.environ.pop("RABBIT_URL", None)
         if block.note == RABBIT:

@@ -23,6 +23,7 @@ LANGUAGES = ("sh", "console")
 TRIMMED = "[…]"
 LONGEST_SECONDS = 100.0
 _MARK = "@@ends with"
+_END_OF_FILE = "@@end of file"
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _SHORT_ID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){1,3}\b")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?")
@@ -55,6 +56,9 @@ def commands(path: Path) -> list[Command]:
     """Return the commands of a file that can be run, in order."""
     found: list[Command] = []
     for block in blocks(path):
+        if block.file:
+            found.append(Command(block, f"cat > {block.file} <<'{_END_OF_FILE}'\n{block.text}{_END_OF_FILE}\n", None))
+            continue
         if block.language not in LANGUAGES or block.reason_not_to_run:
             continue
         if block.language == "sh":

@@ -16,6 +16,10 @@ PAGE = ROOT / "docs" / "dependencies.md"
 NAME = re.compile(r"^[A-Za-z0-9._-]+")
 
 
+ONLY_THERE = {"contrib/faststream.py": {"faststream", "aio_pika"}, "testing/plugin.py": {"pytest"}}
+"""What single modules import that nothing else does, by their place in the package."""
+
+
 def _project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -32,6 +36,13 @@ def _listed(heading: str) -> set[str]:
     part = PAGE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     part = part.partition("Some packages come along")[0]
     return {name.lower() for name in re.findall(r"^\| `([^`\[]+)(?:\[\w+\])?` \|", part, re.MULTILINE)}
+
+
+def _imported_by_the_package() -> set[str]:
+    """Return what the package imports anywhere but where it stands in ONLY_THERE."""
+    package = ROOT / "src" / "bloodbank"
+    apart = {package / place: names for place, names in ONLY_THERE.items()}
+    return {name for path in (ROOT / "src").rglob("*.py") for name in _imports(path) if name not in apart.get(path, ())}
 
 
 def _imports(path: Path) -> set[str]:
@@ -65,10 +76,15 @@ def test_runtime_dependencies_are_listed() -> None:
 def test_packages_that_come_along_are_listed_with_what_brings_them() -> None:
     part = PAGE.read_text().partition("Some packages come along")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", part, re.MULTILINE))
-    imported = {name.replace("_", "-") for path in (ROOT / "src").rglob("*.py") for name in _imports(path)}
+    imported = {name.replace("_", "-") for name in _imported_by_the_package()}
     assert {name.replace("_", "-") for name in rows} == imported - _declared("runtime") - {"bloodbank"}
     for name, bringer in rows.items():
         assert name.replace("_", "-") in _requirements_of(bringer)
+
+
+def test_what_extras_bring_is_listed() -> None:
+    extras = [entry for entries in _project()["project"]["optional-dependencies"].values() for entry in entries]
+    assert _listed("On request") == {NAME.findall(entry)[0].lower() for entry in extras}
 
 
 def test_development_dependencies_are_listed() -> None:

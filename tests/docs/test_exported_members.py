@@ -9,7 +9,7 @@ import types
 import pytest
 
 import bloodbank
-from bloodbank import events
+from bloodbank import events, testing
 from tests.docs.generated import PUBLIC_NAMES, REGENERATE, names_table, section
 from tests.docs.markdown import documents
 
@@ -67,6 +67,7 @@ def test_public_name_and_its_methods_have_docstrings(name: str) -> None:
 
 def test_table_of_public_names_is_that_of_the_code() -> None:
     assert section(PUBLIC_NAMES, "names") == names_table(), REGENERATE
+    assert section(PUBLIC_NAMES, "names for tests") == names_table(testing), REGENERATE
 
 
 def test_payload_models_are_named_in_the_documents() -> None:

@@ -20,7 +20,8 @@ KNOWN_LANGUAGES = {"python", "sh", "console", "text", "toml", "json", "mermaid",
 @pytest.mark.parametrize("path", WITH_PYTHON, ids=lambda path: path.name)
 def test_python_blocks_run_in_order(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     env = environment(tmp_path)
-    runnable = [block for block in blocks(path) if block.language == "python" and not block.reason_not_to_run]
+    python = [block for block in blocks(path) if block.language == "python" and not block.file]
+    runnable = [block for block in python if not block.reason_not_to_run]
     if any(block.note == RABBIT for block in runnable):
         server: RabbitServer = request.getfixturevalue("rabbit_server")
         env["TEST_RABBIT_URL"] = server.url
@@ -49,7 +50,7 @@ def test_blocks_name_a_language_that_the_tests_know() -> None:
 
 
 def test_notes_are_ones_that_the_tests_know() -> None:
-    beginnings = ("", "not run: ", "raises ", "needs rabbit", "exits ", "output")
+    beginnings = ("", "not run: ", "raises ", "needs rabbit", "exits ", "file ", "output")
     unknown = {
         block.place
         for path in documents()
