@@ -43,7 +43,7 @@ def test_every_exception_of_the_driver_has_a_meaning_of_its_own(kind: type[Excep
     [kind for _, kind in inspect.getmembers(pamqp.exceptions, inspect.isclass) if issubclass(kind, Exception)],
     ids=lambda kind: kind.__name__,
 )
-def test_every_exception_of_the_frame_library_is_translated(kind: type[Exception]) -> None:
+async def test_every_exception_of_the_frame_library_is_translated(kind: type[Exception]) -> None:
     with pytest.raises(TransportUnavailable), _amqp.translated("do it"):
         raise kind
 
@@ -91,7 +91,7 @@ async def test_a_real_cancellation_is_not_translated() -> None:
         await task
 
 
-def test_a_programming_error_is_not_translated() -> None:
+async def test_a_programming_error_is_not_translated() -> None:
     with pytest.raises(KeyError), _amqp.translated("do it"):
         raise KeyError
 
