@@ -17,6 +17,8 @@ from tests.docs.markdown import ROOT
 from tests.servers.process import OwnedProcess, free_port, wait_until
 
 OURS = ("BLOODBANK_", "REDIS_", "RABBIT_", "HTTP_", "EXCHANGE_NAME", "SERVICE_NAME", "ENVIRONMENT", "CORRELATION_")
+THIS_MACHINE = ("laptop", socket.gethostname())
+"""What a page shows where a program prints the name of the machine."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -55,7 +57,7 @@ def serving(folder: Path, **variables: str) -> Iterator[Place]:
     try:
         wait_until(lambda: _answers(process, port, log), seconds=30, what="start of bb serve")
         shown = [(f"{host}:8682", f"{host}:{port}") for host in ("localhost", "127.0.0.1")]
-        shown += [("~/.local/share/bloodbank", env["BLOODBANK_DATA_DIR"])]
+        shown += [("~/.local/share/bloodbank", env["BLOODBANK_DATA_DIR"]), THIS_MACHINE]
         yield Place(folder, env, shown)
     finally:
         process.end(signal.SIGTERM, seconds=10)

@@ -55,7 +55,12 @@ class Block:
 def documents() -> list[Path]:
     """Return all Markdown files of the project."""
     return sorted(
-        [*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "claude_skills").glob("**/*.md")],
+        [
+            *ROOT.glob("*.md"),
+            *(ROOT / "docs").glob("**/*.md"),
+            *(ROOT / "examples").glob("*.md"),
+            *(ROOT / "claude_skills").glob("**/*.md"),
+        ],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.docs.conftest import environment
+from tests.docs.conftest import THIS_MACHINE, environment
 from tests.docs.outputs import README
 from tests.docs.shell import Command, commands, run
 from tests.docs.test_commands import check
@@ -21,10 +21,10 @@ def _first_program() -> list[Command]:
 
 
 def test_first_program_works_in_an_empty_folder_without_a_server(tmp_path: Path) -> None:
-    outcomes = run(_first_program(), env=environment(tmp_path), cwd=tmp_path)
+    outcomes = run(_first_program(), env=environment(tmp_path), cwd=tmp_path, shown=[THIS_MACHINE])
     check(outcomes)
     drawn = outcomes[-1].output.split()
-    assert [word for word in drawn if "." in word] == ["note.filed", "summary.written", "call.recorded"]
+    assert [word for word in drawn if "." in word] == ["memo.filed", "summary.written", "call.recorded"]
 
 
 def test_first_program_has_few_lines() -> None:

@@ -41,7 +41,7 @@ def test_python_blocks_run_in_order(path: Path, tmp_path: Path, request: pytest.
 def test_blocks_that_are_not_run_have_a_reason_and_are_few() -> None:
     skipped = [block for path in documents() for block in blocks(path) if "not run" in block.note]
     assert [block.place for block in skipped if len(block.reason_not_to_run or "") < 15] == []
-    assert len(skipped) <= 22, [block.place for block in skipped]
+    assert len(skipped) <= 23, [block.place for block in skipped]
 
 
 def test_blocks_name_a_language_that_the_tests_know() -> None:
