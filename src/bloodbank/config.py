@@ -272,6 +272,13 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_DEAD_LETTER_GROUP_LIMIT",
         description="Most groups of dead letters in one answer; a cursor goes on from there.",
     )
+    dead_letter_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        validation_alias="BLOODBANK_DEAD_LETTER_TIMEOUT_SECONDS",
+        description="Longest time to read a page of dead letters. RabbitMQ needs some 0.3 ms for each there is.",
+    )
     job_limit: int = Field(
         100,
         ge=1,

@@ -23,7 +23,7 @@ from bloodbank.transports.base import DeadLetter, Transport
 
 FEWEST_AT_ONCE, MOST_AT_ONCE = 200, 50_000
 """How many of a group are settled by one call of the transport. RabbitMQ reads its list anew for each."""
-STEPS = 20
+STEPS = 10
 """In about how many calls a group is settled, between those two bounds."""
 _KEY_BYTES = 6
 
@@ -198,14 +198,14 @@ class DeadLetters:
 
     @asynccontextmanager
     async def _in_time(self, what: str) -> AsyncGenerator[None]:
-        limit_seconds = self._settings.query_timeout_seconds
+        limit_seconds = self._settings.dead_letter_timeout_seconds
         try:
             async with asyncio.timeout(limit_seconds):
                 yield
         except TimeoutError as error:
             raise TransportUnavailable(
                 f"The dead letters could not {what} within {limit_seconds:g} s. Try again, or give them longer: "
-                "BLOODBANK_QUERY_TIMEOUT_SECONDS."
+                "BLOODBANK_DEAD_LETTER_TIMEOUT_SECONDS."
             ) from error
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from bloodbank import DeadLetters, Publisher, Replay, Settings, create_envelope
-from bloodbank.errors import DeadLetterNotFound, EventNotFound, InvalidQuery, TrackingDisabled
+from bloodbank.errors import DeadLetterNotFound, EventNotFound, InvalidQuery, TrackingDisabled, TransportUnavailable
 from bloodbank.progress import Progress
 from bloodbank.transports.base import Failure, Message, Transport
 from tests.conformance.messages import (
@@ -87,6 +87,16 @@ async def test_lists_and_groups_are_read_in_bounded_parts(transport: Transport, 
     assert ([group.error for group in part.items], part.next) == (["Error0", "Error1"], numbers[1])
     with pytest.raises(InvalidQuery, match="limit"):
         await letters.page(limit=settings.page_limit + 1)
+
+
+async def test_a_list_that_takes_too_long_says_which_setting_bounds_it(
+    transport: Transport, settings: Settings
+) -> None:
+    await set_aside(transport, message())
+    letters = DeadLetters(transport, settings.model_copy(update={"dead_letter_timeout_seconds": 1e-9}))
+    for question in (letters.page, letters.groups):
+        with pytest.raises(TransportUnavailable, match="BLOODBANK_DEAD_LETTER_TIMEOUT_SECONDS"):
+            await question()
 
 
 async def test_one_is_read_given_back_and_discarded_by_its_number(transport: Transport, settings: Settings) -> None:

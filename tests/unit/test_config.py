@@ -61,6 +61,7 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_PAGE_LIMIT": ("5", 5, "many"),
     "BLOODBANK_SCAN_LIMIT": ("500", 500, "99"),
     "BLOODBANK_DEAD_LETTER_GROUP_LIMIT": ("5", 5, "0"),
+    "BLOODBANK_DEAD_LETTER_TIMEOUT_SECONDS": ("5", 5.0, "0"),
     "BLOODBANK_JOB_LIMIT": ("5", 5, "0"),
     "BLOODBANK_RUNNING_JOB_LIMIT": ("5", 5, "0"),
     "BLOODBANK_JOB_KEEP_SECONDS": ("60", 60.0, "0"),

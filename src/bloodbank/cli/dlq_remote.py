@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import quote
 
+import httpx
 import orjson
 
 from bloodbank.cli.bus import Json
@@ -26,28 +28,32 @@ class RemoteDeadLetters(RemoteBus):
     async def letters(self, *, group: str | None, key: str | None, cursor: str | None, limit: int) -> Json:
         """See `DeadLetterAccess.letters`."""
         parameters = {"group": group, "key": key, "cursor": cursor, "limit": limit}
-        return await self._ask("GET", "/dlq", PAGE, params={k: v for k, v in parameters.items() if v is not None})
+        return await self._ask_patiently(
+            "GET", "/dlq", PAGE, params={k: v for k, v in parameters.items() if v is not None}
+        )
 
     async def letter_groups(self, *, cursor: str | None) -> Json:
         """See `DeadLetterAccess.letter_groups`."""
-        return await self._ask("GET", "/dlq/groups", PAGE, params={} if cursor is None else {"cursor": cursor})
+        return await self._ask_patiently(
+            "GET", "/dlq/groups", PAGE, params={} if cursor is None else {"cursor": cursor}
+        )
 
     async def letter(self, number: int) -> Json:
         """See `DeadLetterAccess.letter`."""
-        return await self._ask("GET", f"/dlq/{number}", LETTER)
+        return await self._ask_patiently("GET", f"/dlq/{number}", LETTER)
 
     async def settle(self, action: Action, number: int) -> None:
         """See `DeadLetterAccess.settle`."""
         if action == "retry":
-            await self._ask("POST", f"/dlq/{number}/retry", frozenset({"retried"}))
+            await self._ask_patiently("POST", f"/dlq/{number}/retry", frozenset({"retried"}))
         else:
-            await self._ask("DELETE", f"/dlq/{number}", frozenset({"number", "discarded"}))
+            await self._ask_patiently("DELETE", f"/dlq/{number}", frozenset({"number", "discarded"}))
 
     async def settle_group(self, action: Action, key: str, report: Report) -> Progress:
         """See `DeadLetterAccess.settle_group`."""
         path = f"/dlq/groups/{quote(key, safe='')}"
         method, path = ("POST", f"{path}/retry") if action == "retry" else ("DELETE", path)
-        return await self._end_of(await self._ask(method, path, JOB), report)
+        return await self._end_of(await self._ask_patiently(method, path, JOB), report)
 
     async def replay(self, wanted: Wanted, report: Report, *, dry_run: bool) -> Progress:
         """See `DeadLetterAccess.replay`."""
@@ -65,6 +71,12 @@ class RemoteDeadLetters(RemoteBus):
         return await self._end_of(
             await self._ask("POST", "/replay", JOB, content=orjson.dumps(body), headers=headers), report
         )
+
+    async def _ask_patiently(self, method: str, path: str, fields: frozenset[str], **arguments: Any) -> Json:
+        """Ask what may take as long as all dead letters take to be read."""
+        seconds = self._settings.dead_letter_timeout_seconds + 5
+        timeout = httpx.Timeout(seconds, connect=self._settings.connect_timeout_seconds)
+        return await self._ask(method, path, fields, timeout=timeout, **arguments)
 
     async def _end_of(self, job: Json, report: Report) -> Progress:
         """Wait for the end of a job. Raises the error that ended it early."""
