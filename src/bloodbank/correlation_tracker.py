@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -102,6 +103,11 @@ class CorrelationTracker(Recorder):
         if self._breaker.state is not BreakerState.CLOSED:
             return None
         return await self._soon(self._store.nodes(event_ids), len(event_ids))
+
+    async def accepted_at(self, event_id: UUID) -> datetime | None:
+        """Return when an event was accepted, for a quick look into the log; None when the index does not say."""
+        node = (await self.find([event_id]) or {}).get(event_id)
+        return node.link.accepted_at if node is not None and node.link is not None else None
 
     async def claim(self, wanted: Sequence[tuple[UUID, bytes]], *, lease_seconds: float) -> list[Claimed] | None:
         """Claim events before they are published, each with its digest; see `CorrelationStore.claim`.

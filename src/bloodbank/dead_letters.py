@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -87,7 +87,10 @@ class DeadLetters:
             raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
         found: list[DeadLetter] = []
         scanned = 0
-        async with self._in_time("be listed"), self._letters(group, after) as letters:
+        async with (
+            self._in_time("be listed"),
+            aclosing(self._transport.dead_letters(group=group, after=after)) as letters,
+        ):
             async for letter in letters:
                 if len(found) == limit or scanned == self._settings.scan_limit:
                     return LetterPage(tuple(found), after)
@@ -105,7 +108,7 @@ class DeadLetters:
         """
         found: dict[str, LetterGroup] = {}
         scanned = 0
-        async with self._in_time("be counted"), self._letters(None, after) as letters:
+        async with self._in_time("be counted"), aclosing(self._transport.dead_letters(after=after)) as letters:
             async for letter in letters:
                 key = key_of(letter)
                 is_full = key not in found and len(found) == self._settings.dead_letter_group_limit
@@ -120,7 +123,7 @@ class DeadLetters:
         """Return one, with its body. Raises DeadLetterNotFound, TransportUnavailable."""
         async with (
             self._in_time("be read"),
-            self._letters(None, number - 1 if number > 0 else None) as letters,
+            aclosing(self._transport.dead_letters(after=number - 1 if number > 0 else None)) as letters,
         ):
             async for letter in letters:
                 if letter.number == number:
@@ -150,7 +153,7 @@ class DeadLetters:
     async def numbers_of(self, key: str) -> Sequence[int]:
         """Return the numbers of a group's dead letters. Raises DeadLetterNotFound, TransportUnavailable."""
         numbers = array("q")
-        async with self._letters(None, None) as letters:
+        async with aclosing(self._transport.dead_letters()) as letters:
             async for letter in letters:
                 if key_of(letter) == key:
                     numbers.append(letter.number)
@@ -186,15 +189,6 @@ class DeadLetters:
             progress = replace(progress, done=progress.done + count, skipped=progress.skipped + len(part) - count)
             on_progress(progress)
         return progress
-
-    @asynccontextmanager
-    async def _letters(self, group: str | None, after: int | None) -> AsyncGenerator[AsyncIterator[DeadLetter]]:
-        letters = self._transport.dead_letters(group=group, after=after)
-        try:
-            yield letters
-        finally:
-            if isinstance(letters, AsyncGenerator):
-                await letters.aclose()
 
     @asynccontextmanager
     async def _in_time(self, what: str) -> AsyncGenerator[None]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +17,9 @@ from bloodbank.config import Settings
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import AmbiguousEventId, EventNotFound, InvalidEvent, InvalidQuery, TransportUnavailable
-from bloodbank.transports.base import Delivery, LogEntry, Transport, compile_pattern
+from bloodbank.transports.base import CLOCK_SKEW, Delivery, LogEntry, Transport, compile_pattern
 
 SHORTEST_PREFIX = 8
-_CLOCK_SKEW = timedelta(seconds=60)
 _TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
 
 
@@ -54,10 +53,7 @@ class EventLog:
 
     async def get(self, event_id: UUID) -> EventEnvelope[Any]:
         """Return an event. Raises EventNotFound, also for a message that is no envelope, and TransportUnavailable."""
-        near = None
-        if self._tracker is not None:
-            node = (await self._tracker.find([event_id]) or {}).get(event_id)
-            near = node.link.accepted_at - _CLOCK_SKEW if node and node.link else None
+        near = await self._tracker.accepted_at(event_id) if self._tracker is not None else None
         async with self._in_time("find the event"):
             message = await self._transport.get(event_id, near=near)
         try:
@@ -95,7 +91,7 @@ class EventLog:
             if not entries:
                 return Page(tuple(found), None)
             scanned += len(entries)
-            if since is not None and all(entry.logged_at < since - _CLOCK_SKEW for entry in entries):
+            if since is not None and all(entry.logged_at < since - CLOCK_SKEW for entry in entries):
                 # Not at the first that is older: it may come from a host whose clock is wrong, or tell no time.
                 return Page(tuple(found), None)
             for entry in reversed(entries):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from bloodbank import codec
@@ -23,7 +23,7 @@ from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, StoreUnavailable, TransportUnavailable, Unavailable
 from bloodbank.events.registry import utc_now
 from bloodbank.stores.base import Link
-from bloodbank.transports.base import LogEntry, Transport
+from bloodbank.transports.base import CLOCK_SKEW, LogEntry, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ DECODED_AT_ONCE_BYTES = 262_144
 """How much is decoded before others get their turn."""
 NEWEST = 20
 """How many entries at the end of the log are looked at to find the last event."""
-CLOCK_SKEW = timedelta(seconds=60)
-"""How far the clocks of publishers may differ: what is to be read again begins that much earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +173,7 @@ class _Run:
 
     async def _end_of_log(self) -> tuple[int, datetime] | None:
         last: tuple[int, datetime] | None = None
-        async with _reading(self._transport.read_log(after=-NEWEST)) as entries:
+        async with aclosing(self._transport.read_log(after=-NEWEST)) as entries:
             async for entry in entries:
                 last = (entry.position, entry.logged_at)
         return last
@@ -189,7 +187,7 @@ class _Run:
             reading = self._transport.read_log(after=self._latest[0])
         else:
             return
-        async with _reading(reading) as entries:
+        async with aclosing(reading) as entries:
             async for entry in entries:
                 if last is not None and entry.position > last:
                     return
@@ -300,13 +298,3 @@ def _earlier(moment: datetime) -> datetime:
         return moment - CLOCK_SKEW
     except OverflowError:
         return moment
-
-
-@asynccontextmanager
-async def _reading(entries: AsyncIterator[LogEntry]) -> AsyncGenerator[AsyncIterator[LogEntry]]:
-    """Within the block, iterate; at its end the reading ends too, and with it what it holds open."""
-    try:
-        yield entries
-    finally:
-        if isinstance(entries, AsyncGenerator):
-            await entries.aclose()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from bloodbank.config import Settings
@@ -19,7 +19,7 @@ from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.errors import EventNotFound, InvalidQuery, TrackingDisabled
 from bloodbank.progress import Progress, Report, ignore
 from bloodbank.stores.base import Direction
-from bloodbank.transports.base import LogEntry, Message, Transport, compile_pattern
+from bloodbank.transports.base import CLOCK_SKEW, LogEntry, Message, Transport, compile_pattern
 
 BATCH_MESSAGES, BATCH_BYTES = 500, 4_194_304
 """How much is handed to the transport at once, whichever is reached first."""
@@ -27,7 +27,6 @@ LATER_IN_A_ROW = 1000
 """After so many entries in a row that are later than what was asked for, nothing else is expected."""
 REMEMBERED = 20_000
 """Among how many events a second copy is noticed, where the bus may hold one: copies follow within moments."""
-_CLOCK_SKEW = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,8 @@ class Replay:
         InvalidQuery when there are more than `lineage_node_limit`.
         """
         if not descendants:
-            return Selection(count=1, message=await self._transport.get(event_id, near=await self._near(event_id)))
+            near = await self._tracker.accepted_at(event_id) if self._tracker is not None else None
+            return Selection(count=1, message=await self._transport.get(event_id, near=near))
         if self._tracker is None:
             raise TrackingDisabled("What an event led to is known to the index alone, and correlation tracking is off.")
         limits = self._settings.lineage_depth_limit, self._settings.lineage_node_limit
@@ -120,15 +120,11 @@ class Replay:
         # What retention removed since it was counted.
         return replace(progress, skipped=selection.count - progress.done)
 
-    async def _near(self, event_id: UUID) -> datetime | None:
-        node = (await self._tracker.find([event_id]) or {}).get(event_id) if self._tracker is not None else None
-        return node.link.accepted_at - _CLOCK_SKEW if node is not None and node.link is not None else None
-
     async def _find(self, wanted: Selection, since: datetime | None) -> Selection:
         fits = _Fits(wanted, remembers=not self._transport.features.detects_duplicates)
         count, later = 0, 0
         first = last = None
-        async with self._entries(since=None if since is None else since - _CLOCK_SKEW) as entries:
+        async with aclosing(self._transport.read_log(since=None if since is None else since - CLOCK_SKEW)) as entries:
             async for entry in entries:
                 if fits(entry):
                     count += 1
@@ -149,7 +145,9 @@ class Replay:
         fits = _Fits(selection, remembers=not self._transport.features.detects_duplicates)
         batch: list[Message] = []
         size = 0
-        async with self._entries(after=selection.first - 1 if selection.first > 0 else None) as entries:
+        async with aclosing(
+            self._transport.read_log(after=selection.first - 1 if selection.first > 0 else None)
+        ) as entries:
             async for entry in entries:
                 if entry.position > selection.last:
                     break
@@ -162,17 +160,6 @@ class Replay:
                     batch, size = [], 0
         if batch:
             yield batch
-
-    @asynccontextmanager
-    async def _entries(
-        self, *, after: int | None = None, since: datetime | None = None
-    ) -> AsyncGenerator[AsyncIterator[LogEntry]]:
-        entries = self._transport.read_log(after=after, since=since)
-        try:
-            yield entries
-        finally:
-            if isinstance(entries, AsyncGenerator):
-                await entries.aclose()
 
 
 class _Fits:
@@ -209,4 +196,4 @@ class _Fits:
 
 
 def _is_behind(asked: Selection, entry: LogEntry) -> bool:
-    return asked.until is not None and entry.logged_at >= asked.until + _CLOCK_SKEW
+    return asked.until is not None and entry.logged_at >= asked.until + CLOCK_SKEW

@@ -65,6 +65,14 @@ def application(rabbit_server: RabbitServer, tmp_path: Path) -> Application:
     return Application(rabbit_server.url, tmp_path)
 
 
+async def _first(publisher: Publisher, event_type: str) -> list[EventEnvelope[Any]]:
+    """Wait for an event of a type, and return what there is of it."""
+    async with asyncio.timeout(60):
+        while not (found := await events_of(publisher, event_type)):
+            await asyncio.sleep(0.02)
+    return found
+
+
 async def test_payloads_and_events_are_injected_by_annotation(application: Application) -> None:
     got: dict[str, Any] = {}
 
@@ -172,9 +180,7 @@ async def test_a_handler_that_failed_gets_the_event_again_and_tells_the_cause_of
 
     async with application.running() as publisher:
         event = await publisher.publish(create_envelope("a.b", {}))
-        async with asyncio.timeout(60):
-            while not (done := await events_of(publisher, "a.done")):
-                await asyncio.sleep(0.02)
+        done = await _first(publisher, "a.done")
     assert runs == [event.event_id] * 2
     assert [told.correlation_ids for told in done] == [[event.event_id]]
 
@@ -198,9 +204,7 @@ async def test_messages_that_are_no_events_stay_what_they_are_and_carry_the_caus
 
     async with application.running() as publisher:
         event = await publisher.publish(create_envelope("a.b", {}))
-        async with asyncio.timeout(60):
-            while not (done := await events_of(publisher, "a.done")):
-                await asyncio.sleep(0.02)
+        done = await _first(publisher, "a.done")
         # A handler that returns nothing publishes nothing.
         assert await events_of(publisher, "a.none") == []
     assert seen == [{"rows": [1, 2]}]

@@ -16,7 +16,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
@@ -30,7 +30,7 @@ from bloodbank.transports._amqp import FIRST_BACKOFF_SECONDS, close_channel, on_
 from bloodbank.transports._rabbit_frames import outgoing_with
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_publishing import Outlet
-from bloodbank.transports.base import LogEntry
+from bloodbank.transports.base import CLOCK_SKEW, LogEntry
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,6 @@ WINDOW = 500
 """Most entries that the broker sends ahead of the reader."""
 EMPTY_SECONDS = 0.5
 """After this much silence a reader takes the log for empty, and marks it."""
-CLOCK_SKEW = timedelta(seconds=60)
-"""How far the clocks of publishers and broker may differ. The stream is sought by the broker's clock."""
 
 _Arrived = asyncio.Queue[DeliveredMessage | None]
 _BEGINNING = datetime.fromtimestamp(0, UTC)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
@@ -14,6 +14,8 @@ from uuid import UUID
 
 from bloodbank.errors import BloodbankError, InvalidQuery
 
+CLOCK_SKEW = timedelta(seconds=60)
+"""How far the clocks of publishers and broker may differ: searches by time begin that much earlier."""
 Start = Literal["now", "beginning"] | datetime
 """Where a new group begins: with what is published from now on, with the first entry of the log, or with the first
 one accepted at or after a time (aware)."""
@@ -239,8 +241,8 @@ class Transport(Protocol):
 
     def read_log(
         self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
-    ) -> AsyncIterator[LogEntry]:
-        """Read the log in order of acceptance.
+    ) -> AsyncGenerator[LogEntry]:
+        """Read the log in order of acceptance. Close it (`contextlib.aclosing`) when it is not read to its end.
 
         after: begin behind this position; a negative number begins that many entries before the end.
         since: begin at or before the first entry accepted at this time; earlier ones may come along.
@@ -257,7 +259,7 @@ class Transport(Protocol):
         """
         ...
 
-    def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncIterator[DeadLetter]:
+    def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncGenerator[DeadLetter]:
         """Read what consumers set aside, oldest first and so by number. Reading takes nothing away.
 
         group: only its own; None: of all. after: begin behind this number; None: with the first.

@@ -209,7 +209,7 @@ class EmbeddedTransport:
 
     async def read_log(
         self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
-    ) -> AsyncIterator[LogEntry]:
+    ) -> AsyncGenerator[LogEntry]:
         """Read the log in order, a page at a time. Closing the transport ends it with NotOpen.
 
         Raises TransportUnavailable, NotOpen.
@@ -260,7 +260,7 @@ class EmbeddedTransport:
             raise EventNotFound(f"No event {event_id} is in the log. It may be older than the retention.")
         return message
 
-    async def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncIterator[DeadLetter]:
+    async def dead_letters(self, *, group: str | None = None, after: int | None = None) -> AsyncGenerator[DeadLetter]:
         """Read the dead letters, a page at a time; see `Transport.dead_letters`."""
         self._require_open()
         number = 0 if after is None else after
