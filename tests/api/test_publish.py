@@ -141,7 +141,9 @@ async def test_a_prompt_id_that_is_an_event_id_is_a_parent(client: httpx.AsyncCl
     assert envelope["correlation_ids"] == [prompt]
 
 
-@pytest.mark.parametrize("parents", ["nonsense", f"{uuid4()};{uuid4()}", "a" * 5000])
+@pytest.mark.parametrize(
+    "parents", ["nonsense", f"{uuid4()};{uuid4()}", "a" * 5000], ids=["no UUID", "another separator", "far too long"]
+)
 async def test_a_header_of_parents_that_is_none_is_400(client: httpx.AsyncClient, parents: str) -> None:
     response = await client.post("/events/llm/prompt", json=PROMPT, headers={"X-Bloodbank-Parents": parents})
     assert_problem(response, 400, "invalid_request")

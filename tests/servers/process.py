@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 START_SECONDS = 90.0
@@ -24,11 +24,35 @@ class ServerMissing(Exception):
     """The program is not installed; the message has the command that installs it."""
 
 
+_FIRST_PORT = 10_000
+_PORTS_A_WORKER = 2_500
+"""Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere): while a
+server of ours is down for a moment, nobody else is given its port. Each worker of a parallel run has its own share."""
+
+
+def _ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = _FIRST_PORT + worker % 8 * _PORTS_A_WORKER
+    # Runs that are under way at the same time begin at different places.
+    begin = os.getpid() * 97 % _PORTS_A_WORKER
+    while True:
+        yield first + begin % _PORTS_A_WORKER
+        begin += 1
+
+
+_candidates = _ports()
+
+
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that was free just now, and that this process is not given again soon."""
+    for _ in range(_PORTS_A_WORKER):
+        port = next(_candidates)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise OSError(f"none of {_PORTS_A_WORKER} ports is free")
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:

@@ -197,7 +197,7 @@ def digest_of(payload: dict[str, Any], **changes: Any) -> bytes:
     return encode(create_envelope("a.b", payload, **changes)).digest
 
 
-@pytest.mark.parametrize("other", ["xyz", str(uuid4()), 7, None])
+@pytest.mark.parametrize("other", ["xyz", "528f59a0-1266-4676-9bf2-ebfadfbfe3ea", 7, None])
 def test_ids_that_became_something_else_behind_the_envelope_are_refused(other: Any) -> None:
     child = create_envelope("a.b", {}, correlation_ids=[uuid4()])
     child.correlation_ids[0] = other

@@ -210,7 +210,7 @@ def circle() -> dict[str, object]:
         UTC,
         circle(),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="must be JSON values"):
