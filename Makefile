@@ -24,7 +24,7 @@ serve: $(RUNTIME) ## run the server on port 8682
 
 test: $(DEVELOPMENT) servers ## run every test, with coverage
 	@$(BIN)/python -m coverage erase
-	@BLOODBANK_TEST_EXAMPLES=100 $(BIN)/python -m pytest tests -n 2 --dist worksteal --cov --cov-report=term --cov-fail-under=92
+	@BLOODBANK_TEST_EXAMPLES=100 $(BIN)/python -m pytest tests -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=92
 
 unit: $(DEVELOPMENT) ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit

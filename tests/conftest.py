@@ -147,6 +147,16 @@ def _patient(cluster: AnyCluster) -> AnyCluster:
     return cluster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a run of several processes, keep together what shares servers that are slow to start."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "redis_cluster" in fixtures or "redis cluster" in item.name:
+            item.add_marker(pytest.mark.xdist_group("redis cluster"))
+        elif shared := [name for name in ("redis_sentinels", "cluster") if name in fixtures]:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays: the collector need not look through it in every test."""
     gc.collect()
