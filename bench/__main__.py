@@ -1,6 +1,6 @@
 """Run all benchmarks, one process a subject, and print one table; write the rows to bench/results.json.
 
-python -m bench [NAME ...]
+python -m bench [NAME ...]; without a name all but `explorer`, which needs a browser
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ LONGEST_SECONDS = 450.0
 """For all subjects together; one that does not get its turn, or is not done by then, is named as failed. With
 what comes before and after it stays within eight minutes."""
 ENDING_SECONDS = 20.0
+APART = ("explorer",)
+"""Run when named only: it needs a browser and the built explorer."""
 FIRST, LAST = ("publish", "http", "tracking"), ("growth", "memory")
 """What most targets are about comes first; what takes longest comes last, should a slow machine run out of time."""
 
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         print(f"Unknown: {', '.join(sorted(unknown))}. There are: {', '.join(subjects())}.")
         return 2
-    rows, failed = _run(list(arguments) or subjects())
+    rows, failed = _run(list(arguments) or [name for name in subjects() if name not in APART])
     write(rows, RESULTS)
     print()
     print(table(rows))

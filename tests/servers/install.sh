@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make sure that rabbitmq-server and redis-server are there, for the tests, which start them themselves, and curl,
-# which the tests of the documentation run.
+# Make sure that rabbitmq-server and redis-server are there, for the tests, which start them themselves, curl, which the
+# tests of the documentation run, and Chromium, in which the explorer is tested.
 set -eu
 
 missing=""
@@ -8,6 +8,11 @@ for program in rabbitmq-server redis-server curl; do
     # Debian keeps server programs in sbin, which is not on every user's PATH.
     PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$program" >/dev/null || missing="$missing $program"
 done
+browser=chromium
+for program in chromium chromium-browser google-chrome; do
+    command -v "$program" >/dev/null && browser=""
+done
+[ -n "$browser" ] && missing="$missing $browser"
 [ -z "$missing" ] && exit 0
 
 if command -v apt-get >/dev/null; then
@@ -24,7 +29,7 @@ if command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086  # the list is split on purpose
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
 elif command -v brew >/dev/null; then
-    echo "The tests need$missing. Run: brew install rabbitmq redis" >&2
+    echo "The tests need$missing. Run: brew install rabbitmq redis && brew install --cask chromium" >&2
     exit 1
 else
     echo "The tests need$missing. Install them with your system's packages and try again." >&2
