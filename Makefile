@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## play a day of events through the real API and ask it why
+demo: $(RUNTIME) ## play a day of events through the real API, ask it why, and keep it to look at on a terminal
 	@$(BIN)/bb demo
 
 serve: $(RUNTIME) ## run the server on port 8682

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import aiormq
 import anyio
+import httpx
 import orjson
 import pytest
 from aiormq.abc import DeliveredMessage
@@ -54,6 +55,15 @@ def _server_is_gone(output: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(found[1]))) != 0
 
 
+def _link(demo: subprocess.Popen[str]) -> str:
+    """Read what a demo that stays says, up to the link to its explorer."""
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("The explorer: "):
+            return line.removeprefix("The explorer: ").strip()
+    raise AssertionError("it ended without a link")
+
+
 def test_the_demo_shows_both_trees_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = _demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,7 +80,7 @@ def test_the_demo_shows_both_trees_and_leaves_nothing_behind(tmp_path: Path) -> 
 
 def test_what_the_demo_says_to_try_works(tmp_path: Path) -> None:
     lines = _demo(tmp_path).stdout.splitlines()
-    tips = [line for line in lines[lines.index("Next, on a bus of your own:") + 1 :] if " serve" not in line]
+    tips = [line for line in lines[lines.index("Next, on a bus of your own:") + 1 :] if "#" not in line]
     bb = f'bb() {{ {" ".join(BB)} "$@"; }}\n'
     script = bb + "\n".join(re.sub(r"\S*/bb ", "bb ", tip.strip()) for tip in tips)
     env = _environment(tmp_path, BLOODBANK_DATA_DIR=str(tmp_path / "data"))
@@ -95,6 +105,27 @@ def test_a_demo_that_is_ended_ends_its_server(tmp_path: Path) -> None:
         said, wrong = demo.communicate(timeout=40)
     assert demo.returncode == 130
     assert "Traceback" not in said + wrong
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a process alone")
+def test_a_demo_that_stays_serves_what_it_links_to_until_it_is_told(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*BB, "demo", "--stay"],
+        env=_environment(tmp_path, PYTHONUNBUFFERED="1", BLOODBANK_API_KEYS=f"{'k' * 24}:read"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        try:
+            url, _, event_id = _link(demo).partition("/e/")
+            why = httpx.get(f"{url}/events/{event_id}/lineage?direction=ancestors", trust_env=False)
+        finally:
+            demo.send_signal(signal.SIGINT)
+            _, wrong = demo.communicate(timeout=40)
+    assert (why.status_code, len(why.json()["nodes"])) == (200, 8)
+    assert (demo.returncode, wrong) == (0, "")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -68,12 +69,16 @@ def serve(
 
 
 @at_edge
-def demo() -> None:
+def demo(
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--end", help="Keep the server, with the explorer; default: on a terminal.")
+    ] = None,
+) -> None:
     """Play a day of events through a server of its own, and ask why."""
     from bloodbank.cli.demo.play import play
     from bloodbank.config import load_settings
 
-    if not run_async(play(load_settings())):
+    if not run_async(play(load_settings(), stay=sys.stdout.isatty() if stay is None else stay)):
         raise typer.Exit(ExitCode.DEFECT)
 
 

@@ -17,7 +17,6 @@ from uuid import UUID
 
 import httpx
 import orjson
-from pydantic import SecretStr
 
 from bloodbank.cli.bus import Bus, Json
 from bloodbank.cli.demo.server import DemoServer, demo_server
@@ -37,8 +36,10 @@ WEBHOOK_SECONDS = 10.0
 """What Fireflies grants a webhook to be answered."""
 
 
-async def play(settings: Settings) -> bool:
+async def play(settings: Settings, *, stay: bool) -> bool:
     """Play the day on a server of the demo's own; return whether both answers were right.
+
+    stay: keep the server, with its explorer, until SIGINT or SIGTERM; a day that went wrong is not kept.
 
     Raises Unavailable when the server does not start, and whatever refuses an event.
     """
@@ -49,14 +50,25 @@ async def play(settings: Settings) -> bool:
     started = time.monotonic()
     async with demo_server() as server:
         ready = time.monotonic()
-        settings = settings.model_copy(update={"data_dir": server.folder, "server_key": SecretStr(server.key)})
+        settings = settings.model_copy(update={"data_dir": server.folder, "server_key": None})
         write_lines(_server_lines(settings, server.url, ready - started))
         async with RemoteBus(settings, server.url) as bus:
             ids = await _play_story(bus, server)
             played = time.monotonic()
             wrong = [line for expected in EXPECTATIONS for line in await _ask(bus, expected, ids)]
-    write_lines(_closing_lines(wrong, played - ready))
+        write_lines(_closing_lines(wrong, played - ready))
+        if stay and not wrong:
+            await _wait_until_told(server.url, ids[EXPECTATIONS[0].focus])
     return not wrong
+
+
+async def _wait_until_told(url: str, focus: UUID) -> None:
+    write_lines([(Span("\nThe explorer", "bold"), Span(f": {url}/e/{focus}")), (Span("Ctrl-C ends it.", "dim"),)])
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # there Ctrl-C cancels the task
+            asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await told.wait()
 
 
 async def _play_story(bus: Bus, server: DemoServer) -> dict[str, UUID]:
@@ -122,10 +134,11 @@ def _server_lines(settings: Settings, url: str, start_seconds: float) -> list[Li
     backends = describe(settings, tracking=True)
     rows = [
         ("server", f"{url}, ready after {start_seconds:.1f} s"),
+        ("explorer", f"{url}/ until this ends"),
         ("events", backends["transport"]),
         ("causes", backends["store"]),
     ]
-    return [*((Span(f"  {name:<8}", "dim"), Span(text)) for name, text in rows), ()]
+    return [*((Span(f"  {name:<9}", "dim"), Span(text)) for name, text in rows), ()]
 
 
 def _scene_line(number: int, scene: Scene) -> Line:
@@ -144,7 +157,8 @@ def _closing_lines(wrong: list[str], seconds: float) -> list[Line]:
         (Span(f"  call=$({bb} publish call.recorded | cut -d' ' -f1)"),),
         (Span(f"  note=$({bb} publish note.written --parent $call | cut -d' ' -f1)"),),
         (Span(f"  {bb} why $note"),),
-        (Span(f"  {bb} serve      "), Span("# the HTTP API; its description is at /docs", "dim")),
+        (Span(f"  {bb} serve        "), Span("# the HTTP API and the explorer", "dim")),
+        (Span(f"  {bb} demo --stay  "), Span("# this day, to look at in the explorer", "dim")),
     ]
 
 

@@ -1,4 +1,4 @@
-"""A server of the demo's own: a process on a free port, with its own data, key and webhook secret."""
+"""A server of the demo's own: a process on a free port of this machine, with its own data and webhook secret."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DemoServer:
-    """A running server. folder: its data. key: may publish and read. secret: what webhooks are signed with."""
+    """A running server without keys: it answers this machine alone. folder: its data. secret: signs webhooks."""
 
     url: str
     folder: Path
-    key: str
     secret: str
 
 
@@ -45,7 +44,7 @@ async def demo_server() -> AsyncGenerator[DemoServer]:
     """
     with tempfile.TemporaryDirectory(prefix="bloodbank-demo-") as name:
         url = f"http://127.0.0.1:{_free_port()}"
-        server = DemoServer(url, Path(name), secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+        server = DemoServer(url, Path(name), secrets.token_urlsafe(24))
         log = server.folder / "server.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
@@ -69,7 +68,8 @@ def _environment(server: DemoServer) -> dict[str, str]:
         "HTTP_HOST": "127.0.0.1",
         "HTTP_PORT": server.url.rpartition(":")[2],
         "BLOODBANK_DATA_DIR": str(server.folder),
-        "BLOODBANK_API_KEYS": f"{server.key}:publish+read",
+        "BLOODBANK_API_KEYS": "",
+        "BLOODBANK_ALLOW_ANONYMOUS": "false",
         "BLOODBANK_FIREFLIES_SECRETS": server.secret,
         "BLOODBANK_CORRELATION_TRACKING": "true",
         "PYTHONUNBUFFERED": "1",
@@ -79,9 +79,7 @@ def _environment(server: DemoServer) -> dict[str, str]:
 async def _wait_until_ready(process: asyncio.subprocess.Process, server: DemoServer, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     said = NO_ANSWER
-    async with httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {server.key}"}, timeout=5.0, trust_env=False
-    ) as client:
+    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
         while process.returncode is None and time.monotonic() < deadline:
             try:
                 response = await client.get(f"{server.url}/readyz")
