@@ -137,6 +137,11 @@ class RedisCluster:
         self._wait(is_known, "a node that knows who serves a key")
         return next(node for node in self.nodes if node.port == found[0])
 
+    def slots_of(self, master: ClusterNode) -> list[range]:
+        """Return the ranges of slots that a node serves now, as it tells them itself."""
+        found = self._ranges(master)
+        return [range(first, last + 1) for first, last, serving, *_ in found if serving == master.port]
+
     def replica_of(self, master: ClusterNode) -> ClusterNode:
         """Return the node that copies a master."""
         found: list[ClusterNode] = []
