@@ -14,7 +14,7 @@ const LINE_GAP = 14;
 const LAYER_GAP = 52;
 const MOST_LAYER_GAP = 120;
 /** Places where long lines pass layers, at most; longer lines than fit are drawn straight through. */
-const PASSES = 20_000;
+const PASSES = 12_000;
 const HEAD = 4;
 
 /** Lay out a lineage; see `arrange`. */
