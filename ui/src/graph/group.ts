@@ -116,6 +116,7 @@ function effectsOf(graph: Numbered, down: Index, node: number): number[] {
 interface Members {
   /** Id of the box. It stays the same while events are let out. */
   id: string;
+  of: string | null;
   nodes: number[];
 }
 
@@ -133,9 +134,9 @@ function expand(graph: Numbered, assigned: Int32Array, expanded?: ReadonlyMap<st
     const out = expanded?.get(id) ?? 0;
     const left = members.length - out < 2 ? [] : members.slice(out);
     for (const node of members.slice(0, members.length - left.length)) {
-      boxes.push({ id: graph.nodes[node]!.id, nodes: [node] });
+      boxes.push({ id: graph.nodes[node]!.id, of: members.length > 1 ? id : null, nodes: [node] });
     }
-    if (left.length > 0) boxes.push({ id, nodes: left });
+    if (left.length > 0) boxes.push({ id, of: null, nodes: left });
   }
   return boxes.sort((a, b) => a.nodes[0]! - b.nodes[0]!);
 }
@@ -149,11 +150,12 @@ function boxed(lineage: Lineage, graph: Numbered, members: Members[]): Grouped {
     parents[graph.to[edge]!]!++;
   }
   const boxes: Box[] = [];
-  for (const { id, nodes } of members) {
+  for (const { id, of, nodes } of members) {
     const events = nodes.map((node) => graph.nodes[node]!);
     const event = events[0]!;
     const box: Box = {
       id,
+      of,
       events,
       type: event.event_type,
       known: event.known,

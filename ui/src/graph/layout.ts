@@ -38,7 +38,7 @@ export function arrange(grouped: Grouped): Drawing {
   const from = Int32Array.from(edges, (edge) => at.get(edge.parent)!);
   const to = Int32Array.from(edges, (edge) => at.get(edge.child)!);
   const layers = layersOf(boxes.length, from, to);
-  const proper = throughLayers(boxes.length, from, to, layers);
+  const proper = throughLayers(from, to, layers);
   const rows = orderLayers(proper.graph);
   const count = proper.graph.layer.length;
   const width = new Float64Array(count);
@@ -71,7 +71,7 @@ interface Proper {
 }
 
 /** Cut lines that span several layers into segments, short lines first while there is room. */
-function throughLayers(count: number, from: Int32Array, to: Int32Array, layers: Layers): Proper {
+function throughLayers(from: Int32Array, to: Int32Array, layers: Layers): Proper {
   const layer: number[] = Array.from(layers.layer);
   const upper: number[] = [];
   const lower: number[] = [];

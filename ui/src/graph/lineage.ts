@@ -24,6 +24,12 @@ export interface Shown {
   grownDown: ReadonlySet<string>;
 }
 
+export interface Gathered {
+  lineage: Lineage;
+  /** All causes and effects are at hand, whatever is shown. */
+  isWhole: boolean;
+}
+
 interface Neighbours {
   parents: Map<string, string[]>;
   children: Map<string, string[]>;
@@ -133,9 +139,9 @@ export function neighbours(graph: { edges: readonly { parent: string; child: str
  * One question in both directions is enough for most. Where that is cut, causes and effects are asked for apart; links
  * between the two are then found by asking a few of the shown events for their causes.
  */
-export async function gather(load: Load, id: string, up: number | null, down: number | null): Promise<Lineage> {
+export async function gather(load: Load, id: string, up: number | null, down: number | null): Promise<Gathered> {
   const whole = await bounded(load, id, "both", ALL, FIRST_LIMIT);
-  if (!whole.truncated.limit && !whole.truncated.depth) return whole;
+  if (!whole.truncated.limit && !whole.truncated.depth) return { lineage: whole, isWhole: true };
   const [above, below] = await Promise.all([
     bounded(load, id, "ancestors", up ?? ALL, MOST_EVENTS),
     bounded(load, id, "descendants", down ?? ALL, MOST_EVENTS),
@@ -143,7 +149,7 @@ export async function gather(load: Load, id: string, up: number | null, down: nu
   const joined = merge(below, above, whole);
   const cut = { depth: false, limit: above.truncated.limit || below.truncated.limit, frontier: [] };
   const shown = shownPart(joined, { up, down, grownUp: new Set(), grownDown: new Set() });
-  return { ...(await withLinks(load, joined, shown.nodes)), truncated: cut };
+  return { lineage: { ...(await withLinks(load, joined, shown.nodes)), truncated: cut }, isWhole: false };
 }
 
 /** Ask for the causes or effects of events of a lineage and join them to it. At most 16 events are asked at a time. */

@@ -51,6 +51,8 @@ export interface Box {
   type: string | null;
   known: boolean;
   failed: boolean;
+  /** The group that let this event go, when it was expanded; else null. */
+  of: string | null;
   /** Causes and effects, of all its events together, that are not drawn. */
   hiddenParents: number;
   hiddenChildren: number;

@@ -10,6 +10,7 @@ import { chain, demoDay, idOf, lineageOf, random, star } from "./graphs";
 function apart(lineage: Lineage): Grouped {
   const boxes = lineage.nodes.map((node) => ({
     id: node.id,
+    of: null,
     events: [node],
     type: node.event_type,
     known: node.known,
