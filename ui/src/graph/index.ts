@@ -1,19 +1,10 @@
-/** Stands here until the graph is drawn: the branch that draws it replaces this file. */
-import type { JSX } from "preact";
+/** The graph of an event: the component, and what it is made of. */
 
-import type { Lineage } from "../api/types";
-
-export interface GraphViewProps {
-  id: string;
-  depth: number | null;
-  up: number | null;
-  mode: "graph" | "timeline";
-  colour: "domain" | "source";
-  onNavigate(id: string): void;
-  onOptions(patch: Partial<Pick<GraphViewProps, "depth" | "up" | "mode" | "colour">>): void;
-  load(id: string, direction: "ancestors" | "descendants" | "both", maxDepth: number | null, limit: number | null): Promise<Lineage>;
-}
-
-export function GraphView(_props: GraphViewProps): JSX.Element | null {
-  return null;
-}
+export type { ColourBy, Legend } from "./colour";
+export { legendOf } from "./colour";
+export { type Palette, toMermaid, toPng, toSvg } from "./export";
+export { GraphView, type GraphViewProps } from "./GraphView";
+export { type GroupOptions, group } from "./group";
+export { layout } from "./layout";
+export { timeline } from "./timeline";
+export type { Box, BoxEdge, Drawing, Grouped, Lineage, LineageNode, Load, PlacedBox, PlacedEdge } from "./types";
