@@ -11,18 +11,24 @@ BENCHMARKS := $(VENV)/.installed-bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test unit chaos bench check format lock clean servers
+.PHONY: help demo serve ui explorer test unit chaos bench check format lock clean servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## play a day of events through the real API, ask it why, and keep it to look at on a terminal
+demo: $(RUNTIME) explorer ## play a day of events through the real API, ask it why, and on a terminal keep it to look at
 	@$(BIN)/bb demo
 
-serve: $(RUNTIME) ## run the server on port 8682
+serve: $(RUNTIME) explorer ## run the server on port 8682
 	@$(BIN)/bb serve
 
-test: $(DEVELOPMENT) servers ## run every test, with coverage
+ui: ## build the explorer, the page at /; needs Node.js
+	@sh ui/build.sh
+
+explorer:
+	@sh ui/build.sh --if-possible
+
+test: $(DEVELOPMENT) servers ui ## run every test, with coverage
 	@$(BIN)/python -m coverage erase
 	@BLOODBANK_TEST_EXAMPLES=100 $(BIN)/python -m pytest tests -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=92
 
@@ -52,7 +58,8 @@ lock: $(DEVELOPMENT) ## choose newer versions of all packages
 		--custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 clean: ## remove what the other targets made
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist build
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist build \
+		ui/node_modules src/bloodbank/http/static
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 servers:

@@ -56,7 +56,7 @@ def test_codes_are_the_names_of_one_error_each() -> None:
 
 
 async def test_a_path_that_is_not_served_is_404(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/event", "/events/", "/events/a/b/c", "/docs/", "/redoc", "/\xe9", "/%00"):
+    for path in ("/index", "/event", "/events/", "/events/a/b/c", "/docs/", "/redoc", "/\xe9", "/%00"):
         assert_problem(await client.get(path), 404, "route_not_found")
 
 

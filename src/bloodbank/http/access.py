@@ -5,6 +5,7 @@
 | /healthz, /livez | everybody | everybody |
 | /webhooks/… | everybody: the signature is the key | everybody: the signature is the key |
 | /docs, /openapi.json | everybody | this machine |
+| the explorer: /, /e/…, /find, /state, /assets/… | everybody | this machine |
 | /outbox…, /dlq…, /jobs/…, /replay | scope `admin` | this machine |
 | other GET and HEAD | scope `read` | this machine |
 | the rest | scope `publish` | this machine |
@@ -25,6 +26,7 @@ from starlette.types import Scope as AsgiScope
 from bloodbank.config import Scope
 from bloodbank.errors import BloodbankError
 from bloodbank.http.bus import bus_in
+from bloodbank.http.explorer import is_explorer
 from bloodbank.http.head import header, headers
 from bloodbank.http.keys import KeyRing
 from bloodbank.http.problems import problem_response
@@ -79,7 +81,7 @@ def _check(scope: AsgiScope) -> None:
     if not bus.keys:
         if not bus.settings.allow_anonymous:
             _require_loopback(scope)
-    elif path not in DESCRIPTION:
+    elif path not in DESCRIPTION and not is_explorer(path):
         _require_key(scope, bus.keys, _needed(path, scope["method"]))
 
 

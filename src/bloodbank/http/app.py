@@ -19,6 +19,7 @@ from bloodbank.http import (
     debug,
     dlq,
     events,
+    explorer,
     health,
     jobs,
     lineage,
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.is_stopping = False
     for router in ROUTERS:
         app.include_router(router)
+    app.router.routes.extend(explorer.ROUTES)
     problems.install(app)
     publishing = (*batch.router.routes, *publish.router.routes)
     # The last one added is the first that a request meets.

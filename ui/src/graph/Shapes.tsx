@@ -1,0 +1,114 @@
+/** Boxes and lines as SVG elements. Their looks are in graph.css; nothing here has a `style`. */
+
+import type { JSX } from "preact";
+
+import type { Legend } from "./colour";
+import { BAR, cut, failedMark } from "./export";
+import type { Drawing, PlacedBox, PlacedEdge } from "./types";
+import type { Part } from "./view";
+import { boxIn, edgeIn } from "./view";
+import type { Paths } from "./walk";
+import { detailOf, labelOf, titleOf } from "./words";
+
+export interface ShapesProps {
+  drawing: Drawing;
+  paths: Paths;
+  focus: string;
+  legend: Legend;
+  /** The box that the Tab key comes to. */
+  active: string | null;
+  /** Only what lies in this part is drawn; null is all. */
+  part: Part | null;
+  withWords: boolean;
+}
+
+export function Shapes({ drawing, paths, focus, legend, active, part, withWords }: ShapesProps): JSX.Element {
+  const edges = part ? drawing.edges.filter((edge) => edgeIn(edge, part)) : drawing.edges;
+  const boxes = part ? drawing.nodes.filter((box) => box.id === active || boxIn(box, part)) : drawing.nodes;
+  return (
+    <>
+      <g class="g-lines">{edges.map(line)}</g>
+      <g>
+        {boxes.map((box) => (
+          <g
+            key={box.id}
+            class={`g-box c${legend.colourOf(box)}`}
+            transform={`translate(${box.x - box.width / 2} ${box.y - box.height / 2})`}
+            role="button"
+            tabindex={box.id === active ? 0 : -1}
+            aria-label={boxLabel(box, paths, focus)}
+            aria-current={box.id === focus ? "true" : undefined}
+            data-id={box.id}
+            data-type={box.type ?? ""}
+            data-known={String(box.known)}
+            data-status={box.known ? (box.failed ? "failed" : "ok") : "unknown"}
+            data-count={box.events.length}
+          >
+            <BoxShape box={box} isFocus={box.id === focus} withWords={withWords} />
+          </g>
+        ))}
+      </g>
+      {withWords && <g aria-hidden="true">{boxes.map(badges)}</g>}
+    </>
+  );
+}
+
+export function boxLabel(box: PlacedBox, paths: Paths, focus: string): string {
+  const label = labelOf(box, paths.parents.get(box.id)?.length ?? 0, paths.children.get(box.id)?.length ?? 0);
+  return box.id === focus ? `This event: ${label}` : label;
+}
+
+function line(edge: PlacedEdge): JSX.Element {
+  return (
+    <path
+      key={`${edge.parent} ${edge.child}`}
+      class={edge.against ? "g-line g-against" : "g-line"}
+      d={edge.path}
+      data-parent={edge.parent}
+      data-child={edge.child}
+    />
+  );
+}
+
+function BoxShape({ box, isFocus, withWords }: { box: PlacedBox; isFocus: boolean; withWords: boolean }): JSX.Element {
+  const { width, height } = box;
+  return (
+    <>
+      {isFocus && <rect class="g-halo" x="-5" y="-5" width={width + 10} height={height + 10} rx="12" />}
+      {box.events.length > 1 && <rect class="g-frame" x="5" y="5" width={width} height={height} rx="8" />}
+      <rect class="g-frame" width={width} height={height} rx="8" />
+      {box.known && <path class="g-bar" d={BAR} />}
+      {withWords && (
+        <>
+          <text class="g-title" x="16" y="21">
+            {cut(titleOf(box), width - 28 - (box.failed ? 20 : 0), 7.3)}
+          </text>
+          <text class="g-detail" x="16" y="38">
+            {cut(detailOf(box), width - 26, 6.1)}
+          </text>
+        </>
+      )}
+      {box.failed && <path class="g-cross" d={failedMark(width)} />}
+    </>
+  );
+}
+
+/** `+N` above a box for causes, below it for effects, that are not drawn. Keys do the same, so they are not in the way. */
+function badges(box: PlacedBox): JSX.Element[] {
+  const found = [];
+  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2 - 13, box.hiddenParents));
+  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2 + 13, box.hiddenChildren));
+  return found;
+}
+
+function badge(box: PlacedBox, way: "up" | "down", y: number, count: number): JSX.Element {
+  const text = `+${count > 9999 ? "many" : count}`;
+  const width = 18 + 7 * text.length;
+  const x = box.x + (way === "up" ? -1 : 1) * Math.min(36, box.width / 4);
+  return (
+    <g key={`${way} ${box.id}`} class="g-more" data-grow={way} data-box={box.id} transform={`translate(${x} ${y})`}>
+      <rect x={-width / 2} y="-12" width={width} height="24" rx="12" />
+      <text y="4">{text}</text>
+    </g>
+  );
+}

@@ -1,0 +1,121 @@
+/** Zoom and pan as numbers: a point `p` of the drawing is seen at `k * p + (x, y)`. */
+
+import type { Drawing, PlacedBox, PlacedEdge } from "./types";
+
+export interface View {
+  x: number;
+  y: number;
+  k: number;
+}
+
+export interface Size {
+  width: number;
+  height: number;
+}
+
+/** Part of a drawing, in its own coordinates. */
+export interface Part {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+export const MOST_ZOOM = 2.5;
+/** Below it words cannot be read; boxes are drawn without them. */
+export const WORDS_ZOOM = 0.3;
+const LEAST_ZOOM = 0.02;
+const MARGIN = 28;
+/** A drawing that fits at this zoom is shown whole at first. */
+const READABLE = 0.72;
+
+/** Show all of a drawing, not larger than life. */
+export function fit(drawing: Drawing, size: Size): View {
+  const k = bounded(Math.min(1, (size.width - 2 * MARGIN) / drawing.width, (size.height - 2 * MARGIN) / drawing.height));
+  return { k, x: (size.width - k * drawing.width) / 2, y: (size.height - k * drawing.height) / 2 };
+}
+
+/** Show a box in the middle. */
+export function centre(box: PlacedBox, size: Size, k: number): View {
+  return { k, x: size.width / 2 - k * box.x, y: size.height / 2 - k * box.y };
+}
+
+/**
+ * Return what is shown first: the focus in the middle. Where all of the drawing fits and can be read, it is moved from
+ * there no farther than needed to show everything.
+ */
+export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: Size): View {
+  const whole = fit(drawing, size);
+  if (!focus) return whole;
+  if (whole.k < READABLE) return centre(focus, size, 0.9);
+  const middle = centre(focus, size, whole.k);
+  const within = (at: number, length: number, room: number) => {
+    const least = room - MARGIN - length;
+    return least < MARGIN ? (room - length) / 2 : Math.min(least, Math.max(MARGIN, at));
+  };
+  return {
+    k: whole.k,
+    x: within(middle.x, whole.k * drawing.width, size.width),
+    y: within(middle.y, whole.k * drawing.height, size.height),
+  };
+}
+
+/** Zoom, with the point that is seen at (`atX`, `atY`) staying there. */
+export function zoomAt(view: View, factor: number, atX: number, atY: number): View {
+  const k = bounded(view.k * factor);
+  const by = k / view.k;
+  return { k, x: atX - (atX - view.x) * by, y: atY - (atY - view.y) * by };
+}
+
+/** Move as little as is needed to show a box with some room around it. */
+export function reveal(view: View, box: PlacedBox, size: Size): View {
+  const shift = (centreAt: number, half: number, room: number) => {
+    const low = centreAt - half - MARGIN;
+    const high = centreAt + half + MARGIN;
+    if (low < 0) return -low;
+    return high > room ? room - high : 0;
+  };
+  return {
+    k: view.k,
+    x: view.x + shift(view.x + view.k * box.x, (view.k * box.width) / 2, size.width),
+    y: view.y + shift(view.y + view.k * box.y, (view.k * box.height) / 2, size.height),
+  };
+}
+
+/** Return the part of the drawing that is seen, with as much again on each side. */
+export function seen(view: View, size: Size): Part {
+  const left = -view.x / view.k;
+  const top = -view.y / view.k;
+  const width = size.width / view.k;
+  const height = size.height / view.k;
+  return { left: left - width, right: left + 2 * width, top: top - height, bottom: top + 2 * height };
+}
+
+/** Tell whether a part still holds all that is seen. */
+export function holds(part: Part, view: View, size: Size): boolean {
+  const inner = seen(view, size);
+  const third = { x: (inner.right - inner.left) / 3, y: (inner.bottom - inner.top) / 3 };
+  return (
+    part.left <= inner.left + third.x &&
+    part.right >= inner.right - third.x &&
+    part.top <= inner.top + third.y &&
+    part.bottom >= inner.bottom - third.y
+  );
+}
+
+export function boxIn(box: PlacedBox, part: Part): boolean {
+  return (
+    box.x + box.width / 2 >= part.left &&
+    box.x - box.width / 2 <= part.right &&
+    box.y + box.height / 2 >= part.top &&
+    box.y - box.height / 2 <= part.bottom
+  );
+}
+
+export function edgeIn(edge: PlacedEdge, part: Part): boolean {
+  return edge.right >= part.left && edge.left <= part.right && edge.bottom >= part.top && edge.top <= part.bottom;
+}
+
+function bounded(k: number): number {
+  return Math.min(MOST_ZOOM, Math.max(LEAST_ZOOM, k));
+}
