@@ -16,6 +16,7 @@ import { impactSentence } from "./impact";
 const NEIGHBOURS = 200;
 const MOST_LISTED = 50;
 const REFRESH_SECONDS = 10;
+const LONGEST_ERROR = 500;
 
 export function EventPage({ id }: { id: string }): JSX.Element {
   const prefix = isId(id) ? null : idPrefix(id);
@@ -108,6 +109,9 @@ function Head({
         <Copy text={() => curlOf(location.origin, id, key() !== null)} label="Copy curl" />
         <Copy text={() => location.href} label="Copy link" />
       </p>
+      {typeof envelope?.payload["error_message"] === "string" ? (
+        <p class="event-error failed">{envelope.payload["error_message"].slice(0, LONGEST_ERROR)}</p>
+      ) : null}
       <p class="event-impact" aria-live="polite">
         {impact.value !== null ? impactSentence(impact.value) : isMissing(impact.error) ? "" : (impact.error?.message ?? " ")}
       </p>
