@@ -27,6 +27,7 @@ export function Shapes({ drawing, paths, focus, legend, active, part, withWords 
   const boxes = part ? drawing.nodes.filter((box) => box.id === active || boxIn(box, part)) : drawing.nodes;
   return (
     <>
+      {boxes.filter(({ id }) => id === focus).map(halo)}
       <g class="g-lines">{edges.map(line)}</g>
       <g>
         {boxes.map((box) => (
@@ -44,7 +45,7 @@ export function Shapes({ drawing, paths, focus, legend, active, part, withWords 
             data-status={box.known ? (box.failed ? "failed" : "ok") : "unknown"}
             data-count={box.events.length}
           >
-            <BoxShape box={box} isFocus={box.id === focus} withWords={withWords} />
+            <BoxShape box={box} withWords={withWords} />
           </g>
         ))}
       </g>
@@ -70,11 +71,15 @@ function line(edge: PlacedEdge): JSX.Element {
   );
 }
 
-function BoxShape({ box, isFocus, withWords }: { box: PlacedBox; isFocus: boolean; withWords: boolean }): JSX.Element {
+/** Around the event in the middle. */
+function halo({ id, x, y, width, height }: PlacedBox): JSX.Element {
+  return <rect key={id} class="g-halo" x={x - width / 2 - 6} y={y - height / 2 - 6} width={width + 12} height={height + 12} rx="13" />;
+}
+
+function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): JSX.Element {
   const { width, height } = box;
   return (
     <>
-      {isFocus && <rect class="g-halo" x="-5" y="-5" width={width + 10} height={height + 10} rx="12" />}
       {box.events.length > 1 && <rect class="g-frame" x="5" y="5" width={width} height={height} rx="8" />}
       <rect class="g-frame" width={width} height={height} rx="8" />
       {box.known && <path class="g-bar" d={BAR} />}

@@ -28,6 +28,10 @@ const LEAST_ZOOM = 0.02;
 const MARGIN = 28;
 /** A drawing that fits at this zoom is shown whole at first. */
 const READABLE = 0.72;
+const LEAST_FIRST = 0.45;
+const MOST_FIRST = 0.9;
+/** Share of the height that may stay blank above the first or below the last row. */
+const BLANK = 0.2;
 
 /** Show all of a drawing, not larger than life. */
 export function fit(drawing: Drawing, size: Size): View {
@@ -41,13 +45,18 @@ export function centre(box: PlacedBox, size: Size, k: number): View {
 }
 
 /**
- * Return what is shown first: the focus in the middle. Where all of the drawing fits and can be read, it is moved from
- * there no farther than needed to show everything.
+ * Return what is shown first: the focus in the middle, as large as lets its nearest cause and effect be seen. Where all
+ * of the drawing fits and can be read, it is moved from there no farther than needed to show everything.
  */
 export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: Size): View {
   const whole = fit(drawing, size);
   if (!focus) return whole;
-  if (whole.k < READABLE) return centre(focus, size, 0.9);
+  if (whole.k < READABLE) {
+    const view = centre(focus, size, nearZoom(drawing, focus, size));
+    // An event at an end of the graph has much of the room to the other side.
+    const [low, high] = [size.height * (1 - BLANK) - view.k * drawing.height, size.height * BLANK];
+    return low < high ? { ...view, y: Math.min(high, Math.max(low, view.y)) } : view;
+  }
   const middle = centre(focus, size, whole.k);
   const within = (at: number, length: number, room: number) => {
     const least = room - MARGIN - length;
@@ -58,6 +67,21 @@ export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: 
     x: within(middle.x, whole.k * drawing.width, size.width),
     y: within(middle.y, whole.k * drawing.height, size.height),
   };
+}
+
+/** Zoom at which a cause and an effect of a box in the middle are seen, the nearest of each. */
+function nearZoom(drawing: Drawing, focus: PlacedBox, size: Size): number {
+  const boxes = new Map(drawing.nodes.map((box) => [box.id, box]));
+  let [cause, effect] = [0, 0];
+  for (const { parent, child } of drawing.edges) {
+    const other = boxes.get(child === focus.id ? parent : parent === focus.id ? child : "");
+    if (!other) continue;
+    const across = (size.width / 2 - MARGIN) / (Math.abs(other.x - focus.x) + other.width / 2);
+    const along = (size.height / 2 - MARGIN) / (Math.abs(other.y - focus.y) + other.height / 2);
+    if (child === focus.id) cause = Math.max(cause, Math.min(across, along));
+    else effect = Math.max(effect, Math.min(across, along));
+  }
+  return Math.max(LEAST_FIRST, Math.min(MOST_FIRST, cause || MOST_FIRST, effect || MOST_FIRST));
 }
 
 /** Zoom, with the point that is seen at (`atX`, `atY`) staying there. */
