@@ -55,7 +55,8 @@ export function Shapes({ drawing, paths, focus, legend, active, part, withWords 
 }
 
 export function boxLabel(box: PlacedBox, paths: Paths, focus: string): string {
-  const label = labelOf(box, paths.parents.get(box.id)?.length ?? 0, paths.children.get(box.id)?.length ?? 0);
+  const { causes, effects } = paths.counts.get(box.id) ?? { causes: 0, effects: 0 };
+  const label = labelOf(box, causes, effects);
   return box.id === focus ? `This event: ${label}` : label;
 }
 

@@ -39,6 +39,11 @@ export function fit(drawing: Drawing, size: Size): View {
   return { k, x: (size.width - k * drawing.width) / 2, y: (size.height - k * drawing.height) / 2 };
 }
 
+/** Tell whether all of a drawing can be read at once. */
+export function fits(drawing: Drawing, size: Size): boolean {
+  return fit(drawing, size).k >= READABLE;
+}
+
 /** Show a box in the middle. */
 export function centre(box: PlacedBox, size: Size, k: number): View {
   return { k, x: size.width / 2 - k * box.x, y: size.height / 2 - k * box.y };
@@ -51,7 +56,7 @@ export function centre(box: PlacedBox, size: Size, k: number): View {
 export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: Size): View {
   const whole = fit(drawing, size);
   if (!focus) return whole;
-  if (whole.k < READABLE) {
+  if (!fits(drawing, size)) {
     const view = centre(focus, size, nearZoom(drawing, focus, size));
     // An event at an end of the graph has much of the room to the other side.
     const [low, high] = [size.height * (1 - BLANK) - view.k * drawing.height, size.height * BLANK];
