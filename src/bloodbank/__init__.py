@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from bloodbank.progress import Progress
     from bloodbank.publisher import Publisher
     from bloodbank.replay import Replay, Selection
+    from bloodbank.search import Search
     from bloodbank.stores.base import Direction, Graph, Node, Step
     from bloodbank.transports.base import DeadLetter, Failure
 
@@ -113,6 +114,7 @@ __all__ = [
     "Publisher",
     "Replay",
     "Retry",
+    "Search",
     "Selection",
     "Settings",
     "Source",
@@ -185,6 +187,7 @@ _HOME = {
     "Publisher": "publisher",
     "Replay": "replay",
     "Retry": "consuming.retry",
+    "Search": "search",
     "Selection": "replay",
     "Settings": "config",
     "Source": "envelope",

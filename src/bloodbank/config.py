@@ -265,6 +265,12 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_SCAN_LIMIT",
         description="Most log entries read for one page or one id prefix; a cursor goes on from there.",
     )
+    search_limit_events: int = Field(
+        10_000,
+        ge=100,
+        validation_alias="BLOODBANK_SEARCH_LIMIT_EVENTS",
+        description="Most log entries that one request searches by id, source or text; a cursor goes on from there.",
+    )
     dead_letter_group_limit: int = Field(
         1000,
         ge=1,

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from bloodbank import codec
@@ -17,9 +17,14 @@ from bloodbank.config import Settings
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import AmbiguousEventId, EventNotFound, InvalidEvent, InvalidQuery, TransportUnavailable
+from bloodbank.search import Search
 from bloodbank.transports.base import CLOCK_SKEW, Delivery, LogEntry, Transport, compile_pattern
 
 SHORTEST_PREFIX = 8
+LARGEST_WINDOW = 5000
+"""Most entries of the log in memory for a page."""
+SEARCH_WINDOW = 1000
+"""The same for a search, which reads more bodies than it returns."""
 _TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
 
 
@@ -34,10 +39,14 @@ class LoggedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of a list. `next`: where to go on (`before`), or None at the end."""
+    """A part of a list. `next`: where to go on (`before`), or None at the end.
+
+    searched: how many entries of the log were looked at for it.
+    """
 
     items: tuple[LoggedEvent, ...]
     next: int | None
+    searched: int = 0
 
 
 class EventLog:
@@ -70,47 +79,48 @@ class EventLog:
         until: datetime | None = None,
         before: int | None = None,
         limit: int = 50,
+        search: Search | None = None,
     ) -> Page:
         """Return events newest first.
 
         pattern: routing pattern of the type. since, until: when the bus accepted them, aware; `until` exclusive.
-        before: position of the page before; only earlier entries are listed.
+        before: position of the page before; only earlier entries are listed. search: what else must fit.
 
-        At most `scan_limit` entries are read for one page: a page may be short, or empty, and still have a next.
+        At most `scan_limit` entries are read for one page, for a search at most `search_limit_events` and for about
+        `query_timeout_seconds`: a page may be short, or empty, and still have a next.
         Raises InvalidQuery, TransportUnavailable.
         """
-        fits = _compile(pattern)
+        wanted = _Wanted(_compile(pattern), since, until, search or None)
         if limit < 1 or limit > self._settings.page_limit:
             raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
+        most, largest = self._settings.scan_limit, LARGEST_WINDOW
+        if wanted.search:
+            most, largest = self._settings.search_limit_events, SEARCH_WINDOW
+        enough_at = asyncio.get_running_loop().time() + self._settings.query_timeout_seconds
         found: list[LoggedEvent] = []
         end = before
-        window = max(2 * limit, 100)
-        scanned = 0
+        window = min(max(2 * limit, 100), largest)
+        scanned = read = 0
         while len(found) < limit:
-            entries = await self._window(end, window)
+            entries = await self._window(end, min(window, most - read) if wanted.search else window)
             if not entries:
-                return Page(tuple(found), None)
-            scanned += len(entries)
+                return Page(tuple(found), None, scanned)
+            read += len(entries)
             if since is not None and all(entry.logged_at < since - CLOCK_SKEW for entry in entries):
                 # Not at the first that is older: it may come from a host whose clock is wrong, or tell no time.
-                return Page(tuple(found), None)
-            for entry in reversed(entries):
-                end = entry.position
-                if since is not None and entry.logged_at < since:
-                    continue
-                if until is not None and entry.logged_at >= until:
-                    continue
-                if not fits.fullmatch("." + entry.message.routing_key):
-                    continue
-                event = _logged_event(entry)
-                if event is not None:
-                    found.append(event)
-                if len(found) == limit:
-                    break
-            if scanned >= self._settings.scan_limit:
+                return Page(tuple(found), None, scanned + len(entries))
+            room = limit - len(found)
+            # Looking into bodies takes longer than the event loop may be held up.
+            looking = asyncio.to_thread(_look, entries, wanted, room) if wanted.search else None
+            part, end, count = await looking if looking else _look(entries, wanted, room)
+            found += part
+            scanned += count
+            if read >= most:
                 break
-            window = min(window * 4, 5000)
-        return Page(tuple(found), end)
+            if wanted.search and asyncio.get_running_loop().time() >= enough_at:
+                break
+            window = min(window * 4, largest)
+        return Page(tuple(found), end, scanned)
 
     async def resolve(self, text: str) -> UUID:
         """Return the id that a full id or a unique prefix of at least 8 hexadecimal digits means.
@@ -166,6 +176,43 @@ class EventLog:
                 f"The log could not {what} within {self._settings.query_timeout_seconds:g} s. "
                 "Try again, or ask for less."
             ) from error
+
+
+class _Wanted(NamedTuple):
+    """What a page lists. search: None where nothing is searched for."""
+
+    fits: re.Pattern[str]
+    since: datetime | None
+    until: datetime | None
+    search: Search | None
+
+    def may_fit(self, entry: LogEntry) -> bool:
+        """Say of an entry whether its event can be one of the page."""
+        if self.since is not None and entry.logged_at < self.since:
+            return False
+        if self.until is not None and entry.logged_at >= self.until:
+            return False
+        if not self.fits.fullmatch("." + entry.message.routing_key):
+            return False
+        return self.search is None or self.search.may_fit(entry)
+
+
+def _look(entries: Sequence[LogEntry], wanted: _Wanted, room: int) -> tuple[list[LoggedEvent], int, int]:
+    """Return up to `room` events that fit, newest first, the position of the last entry looked at, and how many were.
+
+    entries: at least one, in the order of the log.
+    """
+    found: list[LoggedEvent] = []
+    count = 0
+    for entry in reversed(entries):
+        count += 1
+        if wanted.may_fit(entry):
+            event = _logged_event(entry)
+            if event is not None and (wanted.search is None or wanted.search.fits(event.envelope)):
+                found.append(event)
+                if len(found) == room:
+                    return found, entry.position, count
+    return found, entries[0].position, count
 
 
 def parse_prefix(text: str) -> UUID | str:

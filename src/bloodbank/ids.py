@@ -9,7 +9,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, cast
@@ -19,6 +19,9 @@ import orjson
 
 NAMESPACE = UUID("b100dba2-0000-5000-8000-33c0d0000002")
 """The namespace of all deterministic event ids. It never changes: ids depend on it."""
+
+SHORT_LENGTHS = (13, 18, 23)
+"""Where a UUID may be cut. The first twelve digits of a UUIDv7 are its millisecond: fewer tell nothing apart."""
 
 _VERSION_7 = 0x7000
 _VARIANT = 0x2 << 62
@@ -117,3 +120,12 @@ def _refuse_what_json_would_change(value: object) -> None:
             stack.extend(cast("dict[object, object]", item).values())
         elif isinstance(item, list | tuple):
             stack.extend(cast("list[object] | tuple[object, ...]", item))
+
+
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """Map ids to beginnings that tell them apart, all of one length; each is a prefix that commands take."""
+    wanted = set(ids)
+    for length in SHORT_LENGTHS:
+        if len({event_id[:length] for event_id in wanted}) == len(wanted):
+            return {event_id: event_id[:length] for event_id in wanted}
+    return {event_id: event_id for event_id in wanted}

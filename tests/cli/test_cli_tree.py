@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
-from bloodbank.cli.text import Line, plain, short_ids
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bloodbank.cli.text import Line, plain
 from bloodbank.cli.tree import tree_lines
+from bloodbank.http.answers import lineage_body
+from bloodbank.ids import short_ids
+from bloodbank.stores.base import Direction
 from tests.cli.lineage_answers import NOON, answer_of, id_of
+from tests.conformance.graphs import EVERYTHING, Causes, Oracle, causes
 
 DIAMOND = {"call": [], "left": ["call"], "right": ["call"], "notes": ["left", "right"]}
 
@@ -113,3 +122,31 @@ def test_short_ids_are_as_long_as_it_takes_to_tell_them_apart() -> None:
     assert short_ids(ids) == {each: each[:18] for each in ids}
     twins = [ids[0], ids[0][:-1] + "2"]
     assert short_ids(twins) == {each: each for each in twins}
+
+
+@given(causes(circles=True), st.sampled_from(["ancestors", "descendants"]), st.data())
+def test_each_event_and_each_edge_is_drawn_once(drawn: Causes, direction: str, data: st.DataObject) -> None:
+    oracle = Oracle(drawn.links())
+    focus = data.draw(st.sampled_from(oracle.ids))
+    graph = oracle.walk(focus, Direction(direction), max_depth=EVERYTHING, limit=EVERYTHING)
+    assert graph is not None
+    answer = orjson.loads(lineage_body(graph))
+    short = short_ids(node["id"] for node in answer["nodes"])
+    above: list[str] = []
+    expanded: list[str] = []
+    edges: list[tuple[str, str]] = []
+    for line in plain(tree_lines(answer, direction, now=NOON)).splitlines():
+        level = len(re.match(r"[ │├└─╌]*", line)[0]) // 3  # type: ignore[index]
+        [event_id] = [word for word in line.split() if word in short.values()]
+        if "↑ see" in line:
+            assert event_id in expanded, "it was named before it was drawn"
+        else:
+            expanded.append(event_id)
+        del above[level:]
+        if above:
+            edges.append((above[-1], event_id))
+        above.append(event_id)
+    assert sorted(expanded) == sorted(short.values())
+    flip = -1 if direction == "ancestors" else 1
+    expected = [(short[edge["parent"]], short[edge["child"]])[::flip] for edge in answer["edges"]]
+    assert sorted(edges) == sorted(expected)

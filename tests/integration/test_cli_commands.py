@@ -92,6 +92,13 @@ def test_an_answer_that_is_cut_short_says_so_on_standard_error(bb: Run) -> None:
     assert "--limit" in by_limit.stderr
     assert len(by_depth.stdout.splitlines()) == len(by_limit.stdout.splitlines()) == 2
     assert bb("why", ids[-1]).stderr == ""
+    chart = bb("why", ids[-1], "--depth", "1", "--mermaid")
+    assert ("Cut short" in chart.stdout, "--depth" in chart.stderr) == (True, True)
+
+
+def test_an_answer_has_one_form(bb: Run) -> None:
+    both = bb("why", _publish(bb, "a.b"), "--json", "--mermaid")
+    assert (both.exit_code, both.stdout) == (ExitCode.USAGE, "")
 
 
 def test_ids_are_found_by_a_unique_prefix(bb: Run) -> None:

@@ -124,6 +124,11 @@ def test_a_chain_is_published_and_asked_for(shell: Shell) -> None:
     assert [line.split("  ")[0].split(" ")[-1] for line in tree.splitlines()[:2]] == ["notes.written", "llm.note"]
     assert tree.count("↑ see") == 1
     assert "\x1b" not in tree
+    for command, focus in (("why", notes), ("effects", call)):
+        chart = shell.bb(command, focus, "--mermaid")
+        lines = chart.stdout.splitlines()
+        assert (lines[0], chart.stderr) == ("flowchart TD", "")
+        assert (sum("llm.note<br/>" in line for line in lines), sum(" --> " in line for line in lines)) == (2, 4)
 
 
 def test_ids_are_found_by_prefix_and_listed_when_ambiguous(shell: Shell) -> None:

@@ -60,6 +60,7 @@ SAMPLES: dict[str, tuple[str, Any, str | None]] = {
     "BLOODBANK_LINEAGE_NODE_LIMIT": ("5", 5, "1.5"),
     "BLOODBANK_PAGE_LIMIT": ("5", 5, "many"),
     "BLOODBANK_SCAN_LIMIT": ("500", 500, "99"),
+    "BLOODBANK_SEARCH_LIMIT_EVENTS": ("500", 500, "99"),
     "BLOODBANK_DEAD_LETTER_GROUP_LIMIT": ("5", 5, "0"),
     "BLOODBANK_DEAD_LETTER_TIMEOUT_SECONDS": ("5", 5.0, "0"),
     "BLOODBANK_JOB_LIMIT": ("5", 5, "0"),

@@ -1,7 +1,11 @@
 import { render } from "preact";
 
 import { App } from "./app/App";
+import { startRouter } from "./app/router";
 import "./app/style.css";
+import { applyTheme } from "./app/theme";
 
+applyTheme();
+startRouter();
 const place = document.getElementById("app");
 if (place !== null) render(<App />, place);

@@ -1,7 +1,8 @@
-"""`bb why` and `bb effects`: the two questions, answered as trees."""
+"""`bb why` and `bb effects`: the two questions, answered as trees or as flowcharts."""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -12,7 +13,7 @@ from bloodbank.cli.bus import Bus, Json, connect
 from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.text import note, write_json, write_lines
 from bloodbank.cli.tree import tree_lines
-from bloodbank.errors import TransportUnavailable
+from bloodbank.errors import InvalidQuery, TransportUnavailable
 
 if TYPE_CHECKING:
     from bloodbank.config import Settings
@@ -24,23 +25,40 @@ EventId = Annotated[str, typer.Argument(metavar="ID", help="Id of the event, or 
 Depth = Annotated[int | None, typer.Option("--depth", min=1, help="Most hops from the event; else 1000.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Most events; else 500.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+AsMermaid = Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")]
 
 
 @at_edge
-def why(event_id: EventId, depth: Depth = None, limit: Limit = None, as_json: AsJson = False) -> None:
+def why(
+    event_id: EventId,
+    depth: Depth = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    as_mermaid: AsMermaid = False,
+) -> None:
     """Show why an event happened: its causes below it, and theirs below them."""
-    _answer(event_id, "ancestors", depth, limit, as_json=as_json)
+    _answer(event_id, "ancestors", depth, limit, as_json=as_json, as_mermaid=as_mermaid)
 
 
 @at_edge
-def effects(event_id: EventId, depth: Depth = None, limit: Limit = None, as_json: AsJson = False) -> None:
+def effects(
+    event_id: EventId,
+    depth: Depth = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+    as_mermaid: AsMermaid = False,
+) -> None:
     """Show what an event led to: its effects below it, and theirs below them."""
-    _answer(event_id, "descendants", depth, limit, as_json=as_json)
+    _answer(event_id, "descendants", depth, limit, as_json=as_json, as_mermaid=as_mermaid)
 
 
-def _answer(text: str, direction: str, depth: int | None, limit: int | None, *, as_json: bool) -> None:
+def _answer(
+    text: str, direction: str, depth: int | None, limit: int | None, *, as_json: bool, as_mermaid: bool
+) -> None:
     from bloodbank.config import load_settings
 
+    if as_json and as_mermaid:
+        raise InvalidQuery("--json and --mermaid are two forms of one answer. Give one of them.")
     settings = load_settings()
     # Where the settings allow less than the defaults, as much as they allow.
     depth = min(DEFAULT_DEPTH, settings.lineage_depth_limit) if depth is None else depth
@@ -49,7 +67,12 @@ def _answer(text: str, direction: str, depth: int | None, limit: int | None, *, 
     if as_json:
         write_json(answer)
         return
-    write_lines(tree_lines(answer, direction, now=datetime.now(UTC)))
+    if as_mermaid:
+        from bloodbank.http.diagrams import mermaid
+
+        sys.stdout.write(mermaid(answer))
+    else:
+        write_lines(tree_lines(answer, direction, now=datetime.now(UTC)))
     for remark in remarks(answer, depth, limit):
         note(remark)
 

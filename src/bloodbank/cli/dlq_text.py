@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from bloodbank.cli.bus import Json
-from bloodbank.cli.text import Line, Span, clock, printable, short_ids, table
+from bloodbank.cli.text import Line, Span, clock, printable, table
+from bloodbank.ids import short_ids
 
 LONGEST_REASON = 100
 NO_GROUP = "(no group)"

@@ -17,7 +17,6 @@ from bloodbank.cli.text import (
     clock,
     note,
     printable,
-    short_ids,
     source_name,
     table,
     write_json,
@@ -25,6 +24,7 @@ from bloodbank.cli.text import (
     write_lines,
 )
 from bloodbank.errors import InvalidQuery
+from bloodbank.ids import short_ids
 
 if TYPE_CHECKING:
     from bloodbank.config import Settings

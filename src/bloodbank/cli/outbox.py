@@ -13,8 +13,9 @@ from bloodbank.cli.bus import Json
 from bloodbank.cli.confirm import confirmed
 from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.outbox_access import OutboxAccess, reach
-from bloodbank.cli.text import Line, Span, clock, note, printable, short_ids, table, write_json, write_lines
+from bloodbank.cli.text import Line, Span, clock, note, printable, table, write_json, write_lines
 from bloodbank.errors import EventNotFound, InvalidQuery
+from bloodbank.ids import short_ids
 
 if TYPE_CHECKING:
     from bloodbank.config import Settings

@@ -13,9 +13,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-SHORT_LENGTHS = (13, 18, 23)
-"""Where a UUID may be cut. The first twelve digits of a UUIDv7 are its millisecond: fewer tell nothing apart."""
-
 
 class Span(NamedTuple):
     """A piece of a line. style: as rich names it, empty for plain text."""
@@ -75,15 +72,6 @@ def printable(text: object) -> str:
     if written.isprintable():
         return written
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in written)
-
-
-def short_ids(ids: Iterable[str]) -> dict[str, str]:
-    """Map ids to beginnings that tell them apart, all of one length; each is a prefix that commands take."""
-    wanted = set(ids)
-    for length in SHORT_LENGTHS:
-        if len({event_id[:length] for event_id in wanted}) == len(wanted):
-            return {event_id: event_id[:length] for event_id in wanted}
-    return {event_id: event_id for event_id in wanted}
 
 
 def clock(times: Sequence[str | None], now: datetime) -> Callable[[str | None], str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bloodbank.cli.text import Line, Span, clock, printable, short_ids, source_name
+from bloodbank.cli.text import Line, Span, clock, printable, source_name
+from bloodbank.ids import short_ids
 
 DEEPEST_INDENT = 20
 """Levels that are drawn beside each other; what lies deeper goes on at the margin, in a block of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -105,10 +105,13 @@ def json_body(*models: type[BaseModel] | Mapping[str, Any], examples: Mapping[st
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def answer(model: type[BaseModel], description: str, example: Any = None) -> dict[str, Any]:
-    """Return the description of a JSON answer."""
-    content = {"example": example} if example is not None else {}
-    return {"model": model, "description": description, "content": {"application/json": content}}
+def answer(
+    model: type[BaseModel], description: str, example: Any = None, *, texts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the description of a JSON answer. texts: media types of text that it can be had as too."""
+    content: dict[str, Any] = {"application/json": {"example": example} if example is not None else {}}
+    content |= {f"{media_type}; charset=utf-8": {"schema": {"type": "string"}} for media_type in texts}
+    return {"model": model, "description": description, "content": content}
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
@@ -13,6 +13,7 @@ from bloodbank.http import description, examples
 from bloodbank.http.bus import bus_of
 from bloodbank.http.cursors import LONGEST_CURSOR, cursor_of, position_of
 from bloodbank.http.shapes import ENVELOPE, EventPage
+from bloodbank.search import LONGEST_TEXT, SHORTEST_TEXT, Search
 
 DEFAULT_PAGE = 50
 
@@ -37,14 +38,32 @@ async def list_events(
     until: Annotated[AwareDatetime | None, Query(description="Accepted before; write + as %2B.")] = None,
     cursor: Annotated[str | None, Query(max_length=LONGEST_CURSOR, description="`next` of the page before.")] = None,
     limit: Annotated[int | None, Query(ge=1, description="Most events on the page; else 50.")] = None,
+    id_prefix: Annotated[
+        str | None,
+        Query(min_length=4, max_length=64, description="First digits of the id, 4 to 32; dashes or not."),
+    ] = None,
+    source: Annotated[
+        str | None, Query(min_length=1, max_length=LONGEST_TEXT, description="Name of the host or the application.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        Query(min_length=SHORTEST_TEXT, max_length=LONGEST_TEXT, description="Part of any text in the event."),
+    ] = None,
 ) -> Response:
-    """List the events of the log. A page may be short, or empty, and still have a `next`."""
+    """List the events of the log. A page may be short, or empty, and still have a `next`.
+
+    With `id_prefix`, `source` or `text` it is a search: all that is given must fit, whatever the case. One request
+    looks at a limited number of events, and says at how many.
+    """
     bus = bus_of(request)
     before = position_of(cursor) if cursor is not None else None
     size = min(DEFAULT_PAGE, bus.settings.page_limit) if limit is None else limit
-    page = await bus.log.page(pattern=type, since=since, until=until, before=before, limit=size)
+    search = Search(id_prefix or "", source or "", text or "")
+    page = await bus.log.page(pattern=type, since=since, until=until, before=before, limit=size, search=search)
     items = [orjson.Fragment(event.envelope.model_dump_json()) for event in page.items]
-    answer = {"items": items, "next": cursor_of(page.next) if page.next is not None else None}
+    answer: dict[str, Any] = {"items": items, "next": cursor_of(page.next) if page.next is not None else None}
+    if search:
+        answer["searched"] = page.searched
     return Response(orjson.dumps(answer), media_type="application/json")
 
 

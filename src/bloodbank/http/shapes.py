@@ -112,10 +112,14 @@ class BatchOut(BaseModel):
 
 
 class EventPage(BaseModel):
-    """Events, newest first. next: the `cursor` of the next page, or null at the end."""
+    """Events, newest first. next: the `cursor` of the next page, or null at the end.
+
+    searched: of a search, how many events were looked at for this page; left out otherwise.
+    """
 
     items: list[ENVELOPE]
     next: str | None
+    searched: int = 0
 
 
 class LineageNode(BaseModel):

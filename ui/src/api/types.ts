@@ -193,3 +193,33 @@ export interface Problem {
   detail: string;
   code: string;
 }
+
+/** The shortest way between two events, causes first. `found` is null where a limit ended the search. */
+export interface PathFound {
+  from: string;
+  to: string;
+  found: boolean | null;
+  direction: "descendants" | "ancestors" | null;
+  path: LineageNode[];
+  edges: Edge[];
+  truncated: Truncated;
+}
+
+/** The nearest causes that several events have in common. */
+export interface CommonCauses {
+  ids: string[];
+  causes: LineageNode[];
+  complete: boolean;
+  truncated: Truncated;
+}
+
+/** An event in the outbox. */
+export interface OutboxItem {
+  event_id: string;
+  event_type: string;
+  accepted_at: string;
+  size_bytes: number;
+  attempts: number;
+  set_aside: boolean;
+  reason: string | null;
+}
