@@ -99,21 +99,21 @@ function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): J
   );
 }
 
-/** `+N` above a box for causes, below it for effects, that are not drawn. Keys do the same, so they are not in the way. */
+/** `+N` at a box's upper edge for causes, at its lower for effects, that are not drawn. Keys do the same. */
 function badges(box: PlacedBox): JSX.Element[] {
   const found = [];
-  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2 - 13, box.hiddenParents));
-  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2 + 13, box.hiddenChildren));
+  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2, box.hiddenParents));
+  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2, box.hiddenChildren));
   return found;
 }
 
 function badge(box: PlacedBox, way: "up" | "down", y: number, count: number): JSX.Element {
   const text = `+${count > 9999 ? "many" : count}`;
-  const width = 18 + 7 * text.length;
-  const x = box.x + (way === "up" ? -1 : 1) * Math.min(36, box.width / 4);
+  const width = 16 + 7 * text.length;
   return (
-    <g key={`${way} ${box.id}`} class="g-more" data-grow={way} data-box={box.id} transform={`translate(${x} ${y})`}>
-      <rect x={-width / 2} y="-12" width={width} height="24" rx="12" />
+    <g key={`${way} ${box.id}`} class="g-more" data-grow={way} data-box={box.id} transform={`translate(${box.x + box.width / 2 - width / 2 - 10} ${y})`}>
+      <rect class="g-reach" x={-width / 2 - 3} y="-14" width={width + 6} height="28" />
+      <rect x={-width / 2} y="-10" width={width} height="20" rx="10" />
       <text y="4">{text}</text>
     </g>
   );

@@ -7,8 +7,10 @@ import { timeOfDay } from "./words";
 
 const NEVER_SEEN = "never seen";
 const LANE_NAMES = 150;
+/** Room in a lane above its boxes, for its name, and below them. */
+const LANE_TOP = 26;
 const LANE_PADDING = 14;
-const ROW_GAP = 10;
+const ROW_GAP = 16;
 const BOX_GAP = 14;
 const TICK_SPACE = 96;
 const AXIS = 34;
@@ -46,10 +48,10 @@ export function arrangeTimeline(grouped: Grouped): Drawing {
       if (row < 0) row = rows.push(0) - 1;
       rows[row] = left + size;
       width = Math.max(width, left + size);
-      const y = top + LANE_PADDING + row * (BOX_HEIGHT + ROW_GAP) + BOX_HEIGHT / 2;
+      const y = top + LANE_TOP + row * (BOX_HEIGHT + ROW_GAP) + BOX_HEIGHT / 2;
       nodes.push({ ...box, x: left + size / 2, y, width: size, height: BOX_HEIGHT, layer: lanes.length, order: 0 });
     }
-    const height = 2 * LANE_PADDING + rows.length * (BOX_HEIGHT + ROW_GAP) - ROW_GAP;
+    const height = LANE_TOP + LANE_PADDING + rows.length * (BOX_HEIGHT + ROW_GAP) - ROW_GAP;
     lanes.push({ name, top, height });
     top += height;
   }

@@ -9,7 +9,7 @@ const LEAST_FAMILY = 3;
 const MOST_ROWS = 5;
 /** Room at the left of each column, where its lines run. */
 export const COLUMN_GAP = 26;
-export const ROW_GAP = 12;
+export const ROW_GAP = 16;
 
 export interface Unit {
   /** Numbers of its boxes. */

@@ -30,7 +30,7 @@ const MARGIN = 28;
 const READABLE = 0.72;
 const LEAST_FIRST = 0.45;
 const MOST_FIRST = 0.9;
-/** Share of the height that may stay blank above the first or below the last row. */
+/** Share of the room that may stay blank at an end of the drawing. */
 const BLANK = 0.2;
 
 /** Show all of a drawing, not larger than life. */
@@ -59,8 +59,8 @@ export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: 
   if (!fits(drawing, size)) {
     const view = centre(focus, size, nearZoom(drawing, focus, size));
     // An event at an end of the graph has much of the room to the other side.
-    const [low, high] = [size.height * (1 - BLANK) - view.k * drawing.height, size.height * BLANK];
-    return low < high ? { ...view, y: Math.min(high, Math.max(low, view.y)) } : view;
+    const y = withoutBlank(view.y, view.k * drawing.height, size.height);
+    return { ...view, y, x: drawing.lanes.length > 0 ? withoutBlank(view.x, view.k * drawing.width, size.width) : view.x };
   }
   const middle = centre(focus, size, whole.k);
   const within = (at: number, length: number, room: number) => {
@@ -72,6 +72,12 @@ export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: 
     x: within(middle.x, whole.k * drawing.width, size.width),
     y: within(middle.y, whole.k * drawing.height, size.height),
   };
+}
+
+/** Move so that little stays blank before the beginning or after the end. */
+function withoutBlank(at: number, length: number, room: number): number {
+  const [low, high] = [room * (1 - BLANK) - length, room * BLANK];
+  return low < high ? Math.min(high, Math.max(low, at)) : at;
 }
 
 /** Zoom at which a cause and an effect of a box in the middle are seen, the nearest of each. */
