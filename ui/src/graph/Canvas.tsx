@@ -6,7 +6,7 @@ import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/ho
 import type { Legend } from "./colour";
 import { boxLabel, Shapes } from "./Shapes";
 import type { Drawing, PlacedBox } from "./types";
-import { centre, firstView, fit, holds, type Part, reveal, type Size, seen, type View, WORDS_ZOOM, zoomAt } from "./view";
+import { centre, firstView, fit, fits, holds, type Part, reveal, type Size, seen, type View, WORDS_ZOOM, zoomAt } from "./view";
 import { isLit, lit, pathsOf, type Step, step } from "./walk";
 
 export interface CanvasProps {
@@ -179,15 +179,14 @@ class Stage implements CanvasHandle {
   drawn(): void {
     const { props } = this;
     if (!this.svg.current || props.drawing.nodes.length === 0) return;
-    if (this.view === null || this.viewKey !== props.viewKey) {
-      this.viewKey = props.viewKey;
-      this.resize();
-      this.show(firstView(props.drawing, this.boxes.get(props.focus), this.size()));
-      this.onView(this.view!, this.size());
-    } else if (this.before.size > 0) {
-      const [old, now] = [this.before.get(this.active ?? ""), this.boxes.get(this.active ?? "")];
-      const { x, y, k } = this.view;
-      this.show(old && now ? { k, x: x + k * (old.x - now.x), y: y + k * (old.y - now.y) } : this.view);
+    const isNew = this.view === null || this.viewKey !== props.viewKey;
+    if (isNew) this.viewKey = props.viewKey;
+    if (isNew || this.before.size > 0) {
+      this.resize(isNew);
+      const size = this.size();
+      const view = isNew || fits(props.drawing, size) ? firstView(props.drawing, this.boxes.get(props.focus), size) : this.held();
+      this.show(view);
+      this.onView(view, size);
     }
     this.before = new Map();
     if (this.hadFocus) {
@@ -195,6 +194,14 @@ class Stage implements CanvasHandle {
       this.elementOf(this.active ?? "")?.focus({ preventScroll: true });
     }
     this.light(this.lighted);
+  }
+
+  /** The view in which the active box stays where it was. */
+  private held(): View {
+    const { x, y, k } = this.view!;
+    const [old, now] = [this.before.get(this.active ?? ""), this.boxes.get(this.active ?? "")];
+    const moved = old && now ? { k, x: x + k * (old.x - now.x), y: y + k * (old.y - now.y) } : this.view!;
+    return now ? reveal(moved, now, this.size()) : moved;
   }
 
   zoom(factor: number): void {
@@ -240,11 +247,12 @@ class Stage implements CanvasHandle {
     return { width: svg.clientWidth || 800, height: svg.clientHeight || LEAST_HEIGHT };
   }
 
-  /** A small graph takes little of the page. */
-  private resize(): void {
+  /** A small graph takes little of the page; one that grows gets more. */
+  private resize(isNew: boolean): void {
     const svg = this.svg.current!;
     const most = Math.max(LEAST_HEIGHT, Math.round(0.68 * window.innerHeight));
-    svg.style.height = `${Math.min(most, Math.max(LEAST_HEIGHT, Math.ceil(this.props.drawing.height) + 90))}px`;
+    const least = isNew ? LEAST_HEIGHT : Math.min(most, svg.clientHeight);
+    svg.style.height = `${Math.min(most, Math.max(least, Math.ceil(this.props.drawing.height) + 90))}px`;
   }
 
   private show(view: View): void {

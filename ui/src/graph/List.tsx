@@ -3,6 +3,7 @@
 import type { JSX } from "preact";
 import { useMemo, useState } from "preact/hooks";
 
+import { topological } from "./dag";
 import { neighbours } from "./lineage";
 import type { Lineage, LineageNode } from "./types";
 import { counted, shortId, timeOfDay } from "./words";
@@ -20,7 +21,7 @@ export function List({ lineage, onNavigate }: ListProps): JSX.Element {
   const [most, setMost] = useState(STEP);
   const near = useMemo(() => neighbours(lineage), [lineage]);
   const nodes = useMemo(() => new Map(lineage.nodes.map((node) => [node.id, node])), [lineage]);
-  const ordered = useMemo(() => inOrder(lineage.nodes), [lineage]);
+  const ordered = useMemo(() => inOrder(lineage), [lineage]);
   const link = (id: string, text: string) => (
     <a
       href={`/e/${id}`}
@@ -76,9 +77,11 @@ function factsOf(node: LineageNode): string {
   return [shortId(node.id), timeOfDay(node.timestamp), node.source].filter(Boolean).join(", ");
 }
 
-/** By distance from the furthest cause, then by time. */
-function inOrder(nodes: LineageNode[]): LineageNode[] {
-  return nodes
-    .slice()
-    .sort((a, b) => a.depth - b.depth || (a.timestamp ?? "").localeCompare(b.timestamp ?? "") || a.id.localeCompare(b.id));
+/** Causes before effects, and by time where that leaves a choice. */
+function inOrder({ nodes, edges }: Lineage): LineageNode[] {
+  const byTime = nodes.slice().sort((a, b) => (a.timestamp ?? "").localeCompare(b.timestamp ?? "") || a.id.localeCompare(b.id));
+  const numbers = new Map(byTime.map(({ id }, number) => [id, number]));
+  const from = Int32Array.from(edges, ({ parent }) => numbers.get(parent)!);
+  const to = Int32Array.from(edges, ({ child }) => numbers.get(child)!);
+  return Array.from(topological(byTime.length, from, to), (number) => byTime[number]!);
 }

@@ -27,6 +27,7 @@ export function Shapes({ drawing, paths, focus, legend, active, part, withWords 
   const boxes = part ? drawing.nodes.filter((box) => box.id === active || boxIn(box, part)) : drawing.nodes;
   return (
     <>
+      {boxes.filter(({ id }) => id === focus).map(halo)}
       <g class="g-lines">{edges.map(line)}</g>
       <g>
         {boxes.map((box) => (
@@ -44,7 +45,7 @@ export function Shapes({ drawing, paths, focus, legend, active, part, withWords 
             data-status={box.known ? (box.failed ? "failed" : "ok") : "unknown"}
             data-count={box.events.length}
           >
-            <BoxShape box={box} isFocus={box.id === focus} withWords={withWords} />
+            <BoxShape box={box} withWords={withWords} />
           </g>
         ))}
       </g>
@@ -54,7 +55,8 @@ export function Shapes({ drawing, paths, focus, legend, active, part, withWords 
 }
 
 export function boxLabel(box: PlacedBox, paths: Paths, focus: string): string {
-  const label = labelOf(box, paths.parents.get(box.id)?.length ?? 0, paths.children.get(box.id)?.length ?? 0);
+  const { causes, effects } = paths.counts.get(box.id) ?? { causes: 0, effects: 0 };
+  const label = labelOf(box, causes, effects);
   return box.id === focus ? `This event: ${label}` : label;
 }
 
@@ -70,11 +72,15 @@ function line(edge: PlacedEdge): JSX.Element {
   );
 }
 
-function BoxShape({ box, isFocus, withWords }: { box: PlacedBox; isFocus: boolean; withWords: boolean }): JSX.Element {
+/** Around the event in the middle. */
+function halo({ id, x, y, width, height }: PlacedBox): JSX.Element {
+  return <rect key={id} class="g-halo" x={x - width / 2 - 6} y={y - height / 2 - 6} width={width + 12} height={height + 12} rx="13" />;
+}
+
+function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): JSX.Element {
   const { width, height } = box;
   return (
     <>
-      {isFocus && <rect class="g-halo" x="-5" y="-5" width={width + 10} height={height + 10} rx="12" />}
       {box.events.length > 1 && <rect class="g-frame" x="5" y="5" width={width} height={height} rx="8" />}
       <rect class="g-frame" width={width} height={height} rx="8" />
       {box.known && <path class="g-bar" d={BAR} />}
@@ -93,21 +99,21 @@ function BoxShape({ box, isFocus, withWords }: { box: PlacedBox; isFocus: boolea
   );
 }
 
-/** `+N` above a box for causes, below it for effects, that are not drawn. Keys do the same, so they are not in the way. */
+/** `+N` at a box's upper edge for causes, at its lower for effects, that are not drawn. Keys do the same. */
 function badges(box: PlacedBox): JSX.Element[] {
   const found = [];
-  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2 - 13, box.hiddenParents));
-  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2 + 13, box.hiddenChildren));
+  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2, box.hiddenParents));
+  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2, box.hiddenChildren));
   return found;
 }
 
 function badge(box: PlacedBox, way: "up" | "down", y: number, count: number): JSX.Element {
   const text = `+${count > 9999 ? "many" : count}`;
-  const width = 18 + 7 * text.length;
-  const x = box.x + (way === "up" ? -1 : 1) * Math.min(36, box.width / 4);
+  const width = 16 + 7 * text.length;
   return (
-    <g key={`${way} ${box.id}`} class="g-more" data-grow={way} data-box={box.id} transform={`translate(${x} ${y})`}>
-      <rect x={-width / 2} y="-12" width={width} height="24" rx="12" />
+    <g key={`${way} ${box.id}`} class="g-more" data-grow={way} data-box={box.id} transform={`translate(${box.x + box.width / 2 - width / 2 - 10} ${y})`}>
+      <rect class="g-reach" x={-width / 2 - 3} y="-14" width={width + 6} height="28" />
+      <rect x={-width / 2} y="-10" width={width} height="20" rx="10" />
       <text y="4">{text}</text>
     </g>
   );

@@ -53,7 +53,7 @@ export function Tools(props: ToolsProps): JSX.Element {
       />
       <span class="graph-space" />
       {props.isChanged && (
-        <button type="button" onClick={props.onReset}>
+        <button type="button" title="Fold what was opened" onClick={props.onReset}>
           Fold
         </button>
       )}

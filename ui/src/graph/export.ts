@@ -34,7 +34,7 @@ export function toSvg(drawing: Drawing, focus: string, legend: Legend, palette: 
   for (const lane of drawing.lanes) {
     parts.push(
       `<path d="M0 ${lane.top}H${drawing.width}" stroke="${palette.line}" stroke-opacity="0.4"/>`,
-      `<text x="0" y="${lane.top + 30}" font-size="12" font-weight="600" fill="${palette.muted}">${escape(cut(lane.name, 136, 7))}</text>`,
+      `<text x="0" y="${lane.top + 18}" font-size="12" font-weight="600" fill="${palette.muted}">${escape(cut(lane.name, 180, 7))}</text>`,
     );
   }
   for (const { x, label } of drawing.ticks) {

@@ -4,7 +4,8 @@ import { type Layers, layersOf } from "./dag";
 import { type GroupOptions, group } from "./group";
 import { type Layered, orderLayers } from "./order";
 import { placeNodes } from "./place";
-import type { Box, BoxEdge, Drawing, Grouped, Lineage, PlacedBox, PlacedEdge } from "./types";
+import { NOTHING_DRAWN, type Box, type Drawing, type Grouped, type Lineage, type PlacedBox, type PlacedEdge } from "./types";
+import { COLUMN_GAP, ROW_GAP, type Unit, unitsOf } from "./units";
 import { detailOf, titleOf } from "./words";
 
 export const BOX_HEIGHT = 50;
@@ -16,6 +17,7 @@ const MOST_LAYER_GAP = 120;
 /** Places where long lines pass layers, at most; longer lines than fit are drawn straight through. */
 const PASSES = 12_000;
 const HEAD = 4;
+const CORNER = 8;
 
 /** Lay out a lineage; see `arrange`. */
 export function layout(lineage: Lineage, options: GroupOptions = {}): Drawing {
@@ -29,44 +31,54 @@ export function widthOf(box: Box): number {
   return WIDTHS.find((width) => width >= needed) ?? WIDTHS[WIDTHS.length - 1]!;
 }
 
-/** Give boxes and lines their places: every line goes down, unless it closes a circle; boxes do not overlap. */
+/**
+ * Give boxes and lines their places: every line goes down, unless it closes a circle; boxes do not overlap.
+ *
+ * Where a row is wide, the effects of one event that led to nothing themselves stand below each other; see `unitsOf`.
+ */
 export function arrange(grouped: Grouped): Drawing {
   const { boxes, edges } = grouped;
-  if (boxes.length === 0) return { nodes: [], edges: [], width: 0, height: 0, lanes: [], ticks: [] };
-  const at = new Map<string, number>();
-  boxes.forEach((box, number) => at.set(box.id, number));
-  const from = Int32Array.from(edges, (edge) => at.get(edge.parent)!);
-  const to = Int32Array.from(edges, (edge) => at.get(edge.child)!);
-  const layers = layersOf(boxes.length, from, to);
+  if (boxes.length === 0) return NOTHING_DRAWN;
+  const widths = boxes.map(widthOf);
+  const { units, unitOf, from, to, edgeOf } = unitsOf(grouped, widths, BOX_HEIGHT);
+  const layers = layersOf(units.length, from, to);
   const proper = throughLayers(from, to, layers);
   const rows = orderLayers(proper.graph);
   const count = proper.graph.layer.length;
   const width = new Float64Array(count);
-  const passing = new Uint8Array(count).fill(1, boxes.length);
-  boxes.forEach((box, number) => (width[number] = widthOf(box)));
+  const passing = new Uint8Array(count).fill(1, units.length);
+  units.forEach((unit, number) => (width[number] = unit.width));
   const x = placeNodes(proper.graph, rows, { width, passing, boxGap: BOX_GAP, lineGap: LINE_GAP });
-  const tops = layerTops(rows, proper.graph);
-  const nodes = boxes.map((box, number): PlacedBox => {
-    const layer = layers.layer[number]!;
-    return { ...box, x: x[number]!, y: tops[layer]! + BOX_HEIGHT / 2, width: width[number]!, height: BOX_HEIGHT, layer, order: 0 };
-  });
-  for (const row of rows) {
+  const bands = bandsOf(rows, proper.graph, units);
+  const nodes: PlacedBox[] = boxes.map((box, at) => ({ ...box, x: 0, y: 0, width: widths[at]!, height: BOX_HEIGHT, layer: 0, order: 0 }));
+  rows.forEach((row, layer) => {
     let order = 0;
-    for (const number of row) if (number < nodes.length) nodes[number]!.order = order++;
-  }
-  const lines = edges.map((edge, number) => {
-    const passes = proper.passes[number]!.map((pass): [number, number] => [x[pass]!, tops[proper.graph.layer[pass]!]!]);
-    return placedEdge(edge, nodes[from[number]!]!, nodes[to[number]!]!, passes, layers.against[number] === 1);
+    for (const number of row) {
+      const unit = units[number];
+      if (!unit) continue;
+      placeUnit(unit, x[number]!, bands[layer]!.top, (box, boxX, boxY) => {
+        Object.assign(nodes[box]!, { x: boxX, y: boxY, layer, order: order++ });
+      });
+    }
+  });
+  const lines = edges.map((edge, number): PlacedEdge => {
+    const line = edgeOf[number]!;
+    const ends = { parent: nodes[unitOf.box(edge.parent)]!, child: nodes[unitOf.box(edge.child)]! };
+    const unit = units[to[line]!]!;
+    if (unit.boxes.length > 1) return { ...edge, ...spine(ends.parent, ends.child, bands[ends.child.layer]!.top), against: false };
+    const passes = proper.passes[line]!.map((pass): Pass => ({ x: x[pass]!, ...bands[proper.graph.layer[pass]!]! }));
+    const against = layers.against[line] === 1;
+    return { ...edge, ...through(ends.parent, ends.child, passes, against), against };
   });
   let right = 0;
   for (let number = 0; number < count; number++) right = Math.max(right, x[number]! + width[number]! / 2);
-  const height = tops[tops.length - 1]! + BOX_HEIGHT;
-  return { nodes, edges: lines, width: right, height, lanes: [], ticks: [] };
+  const last = bands[bands.length - 1]!;
+  return { nodes, edges: lines, width: right, height: last.bottom, lanes: [], ticks: [] };
 }
 
 interface Proper {
   graph: Layered;
-  /** For each edge the places where it passes a layer, from the upper end. */
+  /** For each line the places where it passes a layer, from the upper end. */
   passes: number[][];
 }
 
@@ -100,56 +112,83 @@ function throughLayers(from: Int32Array, to: Int32Array, layers: Layers): Proper
   return { graph, passes };
 }
 
-/** Top of each layer: farther apart where many lines run. */
-function layerTops(rows: number[][], graph: Layered): number[] {
-  const lines = new Array<number>(rows.length).fill(0);
-  for (const node of graph.upper) lines[graph.layer[node]!]!++;
-  const tops = [0];
-  for (let at = 1; at < rows.length; at++) {
-    const gap = Math.min(MOST_LAYER_GAP, LAYER_GAP + 5 * Math.sqrt(Math.max(0, lines[at - 1]! - 2)));
-    tops.push(tops[at - 1]! + BOX_HEIGHT + gap);
-  }
-  return tops;
+interface Band {
+  top: number;
+  bottom: number;
 }
 
+/** Where each layer begins and ends: farther apart where many lines run. */
+function bandsOf(rows: number[][], graph: Layered, units: Unit[]): Band[] {
+  const lines = new Array<number>(rows.length).fill(0);
+  for (const node of graph.upper) lines[graph.layer[node]!]!++;
+  const bands: Band[] = [];
+  let top = 0;
+  rows.forEach((row, layer) => {
+    let height = BOX_HEIGHT;
+    for (const number of row) height = Math.max(height, units[number]?.height ?? 0);
+    bands.push({ top, bottom: top + height });
+    top += height + Math.min(MOST_LAYER_GAP, LAYER_GAP + 5 * Math.sqrt(Math.max(0, lines[layer]! - 2)));
+  });
+  return bands;
+}
+
+/** Place the boxes of a unit, column by column. */
+function placeUnit(unit: Unit, x: number, top: number, place: (box: number, x: number, y: number) => void): void {
+  let left = x - unit.width / 2;
+  for (const column of unit.columns) {
+    if (unit.boxes.length > 1) left += COLUMN_GAP;
+    column.boxes.forEach((box, row) => {
+      place(box, left + column.widths[row]! / 2, top + row * (BOX_HEIGHT + ROW_GAP) + BOX_HEIGHT / 2);
+    });
+    left += column.width;
+  }
+}
+
+interface Pass extends Band {
+  x: number;
+}
+
+type Line = Pick<PlacedEdge, "path" | "left" | "right" | "top" | "bottom">;
+
 /** Draw a line from the parent's lower edge to the child's upper edge, through its passes. */
-function placedEdge(
-  edge: BoxEdge,
-  parent: PlacedBox,
-  child: PlacedBox,
-  passes: [number, number][],
-  against: boolean,
-): PlacedEdge {
+function through(parent: PlacedBox, child: PlacedBox, passes: Pass[], against: boolean): Line {
   const way = against ? -1 : 1;
   const half = (BOX_HEIGHT / 2) * way;
   const points: [number, number][] = [[parent.x, parent.y + half]];
-  const ordered = against ? passes.slice().reverse() : passes;
-  for (const [x, top] of ordered) {
-    points.push([x, against ? top + BOX_HEIGHT : top], [x, against ? top : top + BOX_HEIGHT]);
+  for (const { x, top, bottom } of against ? passes.slice().reverse() : passes) {
+    points.push([x, against ? bottom : top], [x, against ? top : bottom]);
   }
   points.push([child.x, child.y - half - way]);
-  return { ...edge, ...curve(points, way), against };
-}
-
-/** Path data of calm curves through points, with an arrow's head at the end, and its bounds. */
-function curve(points: [number, number][], way: number): Omit<PlacedEdge, keyof BoxEdge | "against"> {
   const [startX, startY] = points[0]!;
   let path = `M${round(startX)} ${round(startY)}`;
   let left = startX;
   let right = startX;
-  let [lastX, lastY] = points[0]!;
+  let [lastX, lastY] = [startX, startY];
   for (const [x, y] of points.slice(1)) {
-    if (x === lastX) path += `V${round(y)}`;
-    else {
-      const middle = round((lastY + y) / 2);
-      path += `C${round(lastX)} ${middle} ${round(x)} ${middle} ${round(x)} ${round(y)}`;
-    }
+    path += x === lastX ? `V${round(y)}` : sway(lastX, lastY, x, y);
     left = Math.min(left, x);
     right = Math.max(right, x);
     [lastX, lastY] = [x, y];
   }
   path += `m${-HEAD} ${-way * (HEAD + 2)}l${HEAD} ${way * (HEAD + 2)}l${HEAD} ${-way * (HEAD + 2)}`;
   return { path, left, right, top: Math.min(startY, lastY), bottom: Math.max(startY, lastY) };
+}
+
+/** Draw a line to a box in a column: down beside the column, then into the box from the left. */
+function spine(parent: PlacedBox, child: PlacedBox, top: number): Line {
+  const edge = child.x - child.width / 2;
+  const x = edge - COLUMN_GAP / 2;
+  const startY = parent.y + parent.height / 2;
+  const path =
+    `M${round(parent.x)} ${round(startY)}${sway(parent.x, startY, x, top)}V${round(child.y - CORNER)}` +
+    `q0 ${CORNER} ${CORNER} ${CORNER}H${round(edge - 1)}m${-HEAD - 2} ${-HEAD}l${HEAD + 2} ${HEAD}l${-HEAD - 2} ${HEAD}`;
+  return { path, left: Math.min(parent.x, x), right: Math.max(parent.x, edge), top: startY, bottom: child.y };
+}
+
+/** A curve that leaves and arrives upright. */
+function sway(fromX: number, fromY: number, x: number, y: number): string {
+  const middle = round((fromY + y) / 2);
+  return `C${round(fromX)} ${middle} ${round(x)} ${middle} ${round(x)} ${round(y)}`;
 }
 
 export function round(value: number): number {

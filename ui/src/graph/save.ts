@@ -3,11 +3,14 @@
 import { COLOURS } from "./colour";
 import type { Palette } from "./export";
 
-/** Read the colours from an element's custom properties, which graph.css sets for the theme. */
+/** Read the colours that graph.css gives an element now: custom properties, resolved for the theme. */
 export function paletteOf(element: Element): Palette {
-  const styles = getComputedStyle(element);
-  const read = (name: string) => styles.getPropertyValue(`--g-${name}`).trim();
-  return {
+  const probe = element.appendChild(document.createElement("span"));
+  const read = (name: string) => {
+    probe.style.color = `var(--g-${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const palette = {
     background: read("background"),
     box: read("box"),
     line: read("line"),
@@ -17,6 +20,8 @@ export function paletteOf(element: Element): Palette {
     accent: read("accent"),
     marks: Array.from({ length: COLOURS + 1 }, (_, at) => read(`c${at}`)),
   };
+  probe.remove();
+  return palette;
 }
 
 /** Let the browser save a file. */

@@ -2,17 +2,21 @@
 
 import { type GroupOptions, group } from "./group";
 import { BOX_HEIGHT, round, widthOf } from "./layout";
-import type { Box, Drawing, Grouped, Lane, Lineage, PlacedBox, PlacedEdge, Tick } from "./types";
+import { NOTHING_DRAWN, type Box, type Drawing, type Grouped, type Lane, type Lineage, type PlacedBox, type PlacedEdge, type Tick } from "./types";
 import { timeOfDay } from "./words";
 
 const NEVER_SEEN = "never seen";
 const LANE_NAMES = 150;
+/** Room in a lane above its boxes, for its name, and below them. */
+const LANE_TOP = 26;
 const LANE_PADDING = 14;
-const ROW_GAP = 10;
+const ROW_GAP = 16;
 const BOX_GAP = 14;
 const TICK_SPACE = 96;
 const AXIS = 34;
-const LEAST_STEP = 6;
+const STEM = 14;
+const CORNER = 8;
+const LEAST_STEP = 24;
 const MOST_STEP = 220;
 
 /** Lay out a lineage by time; see `arrangeTimeline`. */
@@ -28,7 +32,7 @@ export function timeline(lineage: Lineage, options: GroupOptions = {}): Drawing 
  */
 export function arrangeTimeline(grouped: Grouped): Drawing {
   const { boxes, edges } = grouped;
-  if (boxes.length === 0) return { nodes: [], edges: [], width: 0, height: 0, lanes: [], ticks: [] };
+  if (boxes.length === 0) return NOTHING_DRAWN;
   const times = timesOf(grouped);
   const { placeOf, ticks } = axis(times);
   const lanes: Lane[] = [];
@@ -44,10 +48,10 @@ export function arrangeTimeline(grouped: Grouped): Drawing {
       if (row < 0) row = rows.push(0) - 1;
       rows[row] = left + size;
       width = Math.max(width, left + size);
-      const y = top + LANE_PADDING + row * (BOX_HEIGHT + ROW_GAP) + BOX_HEIGHT / 2;
+      const y = top + LANE_TOP + row * (BOX_HEIGHT + ROW_GAP) + BOX_HEIGHT / 2;
       nodes.push({ ...box, x: left + size / 2, y, width: size, height: BOX_HEIGHT, layer: lanes.length, order: 0 });
     }
-    const height = 2 * LANE_PADDING + rows.length * (BOX_HEIGHT + ROW_GAP) - ROW_GAP;
+    const height = LANE_TOP + LANE_PADDING + rows.length * (BOX_HEIGHT + ROW_GAP) - ROW_GAP;
     lanes.push({ name, top, height });
     top += height;
   }
@@ -129,18 +133,34 @@ function laneMembers(boxes: Box[], times: Map<string, number>): Map<string, Box[
   return lanes;
 }
 
-/** A line from the right edge of the cause to the left edge of the effect. */
+/**
+ * A line from the cause to the left edge of the effect.
+ *
+ * Left edges are the times, so the line leaves the cause near its left edge; in one row it goes straight on.
+ */
 function line(parent: PlacedBox, child: PlacedBox): Pick<PlacedEdge, "path" | "against" | "left" | "right" | "top" | "bottom"> {
-  const startX = parent.x + parent.width / 2;
   const endX = child.x - child.width / 2 - 1;
-  const bend = Math.min(60, Math.max(18, Math.abs(endX - startX) / 2));
-  const path = `M${round(startX)} ${round(parent.y)}C${round(startX + bend)} ${round(parent.y)} ${round(endX - bend)} ${round(child.y)} ${round(endX)} ${round(child.y)}m-6 -4l6 4l-6 4`;
+  const way = Math.sign(child.y - parent.y);
+  const startX = way === 0 ? parent.x + parent.width / 2 : parent.x - parent.width / 2 + STEM;
+  const startY = parent.y + (way * parent.height) / 2;
+  const corner = Math.min(CORNER, Math.max(2, endX - startX - 2), Math.abs(child.y - startY));
+  let path = `M${round(startX)} ${round(startY)}`;
+  if (way === 0) path += `H${round(endX)}`;
+  else if (endX > startX + 4) {
+    path += `V${round(child.y - way * corner)}q0 ${way * corner} ${corner} ${way * corner}H${round(endX)}`;
+  } else {
+    // The effect's clock is behind its cause's: around, and in from the left.
+    const out = round(endX - 3 * CORNER);
+    const middle = round((startY + child.y) / 2);
+    path += `C${round(startX)} ${middle} ${out} ${middle} ${out} ${round(child.y - way * CORNER)}q0 ${way * CORNER} ${CORNER} ${way * CORNER}H${round(endX)}`;
+  }
+  path += "m-6 -4l6 4l-6 4";
   return {
     path,
-    against: Date.parse(parent.events[0]!.timestamp ?? "") > Date.parse(child.events[0]!.timestamp ?? ""),
-    left: Math.min(startX, endX) - bend,
-    right: Math.max(startX, endX) + bend,
-    top: Math.min(parent.y, child.y),
-    bottom: Math.max(parent.y, child.y),
+    against: endX < startX && way !== 0,
+    left: Math.min(startX, endX - 3 * CORNER),
+    right: Math.max(startX, endX),
+    top: Math.min(startY, child.y),
+    bottom: Math.max(startY, child.y),
   };
 }

@@ -117,3 +117,5 @@ export interface Drawing {
   lanes: Lane[];
   ticks: Tick[];
 }
+
+export const NOTHING_DRAWN: Drawing = { nodes: [], edges: [], width: 0, height: 0, lanes: [], ticks: [] };

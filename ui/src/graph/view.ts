@@ -28,11 +28,20 @@ const LEAST_ZOOM = 0.02;
 const MARGIN = 28;
 /** A drawing that fits at this zoom is shown whole at first. */
 const READABLE = 0.72;
+const LEAST_FIRST = 0.45;
+const MOST_FIRST = 0.9;
+/** Share of the room that may stay blank at an end of the drawing. */
+const BLANK = 0.2;
 
 /** Show all of a drawing, not larger than life. */
 export function fit(drawing: Drawing, size: Size): View {
   const k = bounded(Math.min(1, (size.width - 2 * MARGIN) / drawing.width, (size.height - 2 * MARGIN) / drawing.height));
   return { k, x: (size.width - k * drawing.width) / 2, y: (size.height - k * drawing.height) / 2 };
+}
+
+/** Tell whether all of a drawing can be read at once. */
+export function fits(drawing: Drawing, size: Size): boolean {
+  return fit(drawing, size).k >= READABLE;
 }
 
 /** Show a box in the middle. */
@@ -41,13 +50,18 @@ export function centre(box: PlacedBox, size: Size, k: number): View {
 }
 
 /**
- * Return what is shown first: the focus in the middle. Where all of the drawing fits and can be read, it is moved from
- * there no farther than needed to show everything.
+ * Return what is shown first: the focus in the middle, as large as lets its nearest cause and effect be seen. Where all
+ * of the drawing fits and can be read, it is moved from there no farther than needed to show everything.
  */
 export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: Size): View {
   const whole = fit(drawing, size);
   if (!focus) return whole;
-  if (whole.k < READABLE) return centre(focus, size, 0.9);
+  if (!fits(drawing, size)) {
+    const view = centre(focus, size, nearZoom(drawing, focus, size));
+    // An event at an end of the graph has much of the room to the other side.
+    const y = withoutBlank(view.y, view.k * drawing.height, size.height);
+    return { ...view, y, x: drawing.lanes.length > 0 ? withoutBlank(view.x, view.k * drawing.width, size.width) : view.x };
+  }
   const middle = centre(focus, size, whole.k);
   const within = (at: number, length: number, room: number) => {
     const least = room - MARGIN - length;
@@ -58,6 +72,27 @@ export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: 
     x: within(middle.x, whole.k * drawing.width, size.width),
     y: within(middle.y, whole.k * drawing.height, size.height),
   };
+}
+
+/** Move so that little stays blank before the beginning or after the end. */
+function withoutBlank(at: number, length: number, room: number): number {
+  const [low, high] = [room * (1 - BLANK) - length, room * BLANK];
+  return low < high ? Math.min(high, Math.max(low, at)) : at;
+}
+
+/** Zoom at which a cause and an effect of a box in the middle are seen, the nearest of each. */
+function nearZoom(drawing: Drawing, focus: PlacedBox, size: Size): number {
+  const boxes = new Map(drawing.nodes.map((box) => [box.id, box]));
+  let [cause, effect] = [0, 0];
+  for (const { parent, child } of drawing.edges) {
+    const other = boxes.get(child === focus.id ? parent : parent === focus.id ? child : "");
+    if (!other) continue;
+    const across = (size.width / 2 - MARGIN) / (Math.abs(other.x - focus.x) + other.width / 2);
+    const along = (size.height / 2 - MARGIN) / (Math.abs(other.y - focus.y) + other.height / 2);
+    if (child === focus.id) cause = Math.max(cause, Math.min(across, along));
+    else effect = Math.max(effect, Math.min(across, along));
+  }
+  return Math.max(LEAST_FIRST, Math.min(MOST_FIRST, cause || MOST_FIRST, effect || MOST_FIRST));
 }
 
 /** Zoom, with the point that is seen at (`atX`, `atY`) staying there. */

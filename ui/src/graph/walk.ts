@@ -6,10 +6,19 @@ import type { Drawing, PlacedBox } from "./types";
 export interface Paths {
   parents: Map<string, string[]>;
   children: Map<string, string[]>;
+  /** How many events caused a box's, and were caused by them, as far as they are drawn. */
+  counts: Map<string, { causes: number; effects: number }>;
 }
 
 export function pathsOf(drawing: Drawing): Paths {
-  return neighbours(drawing);
+  const boxes = new Map(drawing.nodes.map((box) => [box.id, box]));
+  const counts = new Map(drawing.nodes.map(({ id }) => [id, { causes: 0, effects: 0 }]));
+  const isOne = (id: string) => boxes.get(id)!.events.length === 1;
+  for (const { parent, child, count } of drawing.edges) {
+    counts.get(child)!.causes += isOne(child) ? count : boxes.get(parent)!.events.length;
+    counts.get(parent)!.effects += isOne(parent) ? count : boxes.get(child)!.events.length;
+  }
+  return { ...neighbours(drawing), counts };
 }
 
 /** What a box came from and led to. */

@@ -1,5 +1,6 @@
 /** What the graph says in words: labels of boxes, the summary above it, and what is left out. */
 
+import { neighbours, reach } from "./lineage";
 import type { Box, Lineage, LineageNode } from "./types";
 
 /** The beginning of an id, as the `bb` command shows it. */
@@ -53,11 +54,14 @@ export function labelOf(box: Box, causes: number, effects: number): string {
 /** The graph in a few sentences. */
 export function summary(lineage: Lineage): string {
   const { nodes, focus } = lineage;
-  const before = nodes.filter(({ depth, id }) => depth < 0 && id !== focus).length;
-  const after = nodes.filter(({ depth, id }) => depth > 0 && id !== focus).length;
+  const { parents, children } = neighbours(lineage);
+  const before = reach(focus, parents, null).size - 1;
+  const after = reach(focus, children, null).size - 1;
+  const beside = Math.max(0, nodes.length - 1 - before - after);
   const failed = nodes.filter(({ status }) => status === "failed").length;
   const unknown = nodes.filter(({ known }) => !known).length;
-  const told = [`${counted(nodes.length, "event")}: ${before.toLocaleString("en")} before this one, ${after.toLocaleString("en")} after it.`];
+  const told = [`${counted(nodes.length, "event")}: this one, ${counted(before, "cause")} before it, ${counted(after, "effect")} after it`];
+  told[0] += beside > 0 ? `, ${counted(beside, "other")} beside it.` : ".";
   const roots = lineage.roots.map((id) => nodes.find((node) => node.id === id)).filter((node) => node?.known);
   if (before > 0 && roots.length > 0 && roots.length <= 3) {
     told.push(`It began with ${roots.map((node) => node!.event_type).join(", ")}.`);

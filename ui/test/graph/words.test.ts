@@ -23,7 +23,7 @@ const palette = {
 describe("the summary", () => {
   test("says how much came before and after, how it began and what failed", () => {
     expect(summary(demoDay())).toBe(
-      "9 events: 7 before this one, 1 after it. It began with fireflies.transcript.upload. 1 event failed.",
+      "9 events: this one, 7 causes before it, 1 effect after it. It began with fireflies.transcript.upload. 1 event failed.",
     );
   });
 
