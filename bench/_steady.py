@@ -14,7 +14,7 @@ import httpx
 import orjson
 
 BATCHES_A_SECOND = 20
-TYPES = ("llm.prompt", "llm.response", "memo.filed", "memo.failed")
+TYPES = ("step.begun", "step.done", "memo.filed", "memo.failed")
 TIMEOUT_SECONDS = 10.0
 
 

@@ -257,7 +257,9 @@ class Stage implements CanvasHandle {
 
   private show(view: View): void {
     this.view = view;
-    const svg = this.svg.current!;
+    const svg = this.svg.current;
+    // The drawing may be gone: the key that moves the view also opens another event.
+    if (svg === null) return;
     const { x, y, k } = view;
     svg.querySelector("[data-world]")!.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
     for (const text of svg.querySelectorAll("[data-ticks] text")) text.setAttribute("x", String(x + k * Number(text.getAttribute("data-x"))));

@@ -1,0 +1,39 @@
+"""Servers of the explorer, and what must be there before a browser looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import AXE, BUILT
+from tests.servers.api import ApiServer
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One browser at a time, also in a run of several processes."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built() -> None:
+    """The explorer is built, and axe is there."""
+    missing = [str(path) for path in (BUILT, AXE) if not path.exists()]
+    if missing:
+        pytest.fail(f"The explorer is not built: {', '.join(missing)}. Run `make ui`.", pytrace=False)
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    """A server on an embedded bus that nobody has used."""
+    with_own_data = ApiServer()
+    try:
+        with_own_data.start()
+        yield with_own_data
+    finally:
+        with_own_data.close()

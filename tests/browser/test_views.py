@@ -1,0 +1,154 @@
+"""Every view, light and dark: nothing serious for axe, reachable by keyboard, and pictures of it.
+
+With BLOODBANK_TEST_SCREENSHOTS=docs/images the pictures are written there; `make screenshots` does that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from playwright.async_api import Page, expect
+
+from bloodbank import Consumer, EventEnvelope, Retry, Settings
+from tests.browser.chromium import ROOT
+from tests.browser.graphs import made
+from tests.browser.pages import (
+    PATIENCE_MS,
+    Theme,
+    asked,
+    connected,
+    explorer,
+    findings,
+    graph,
+    played,
+    published,
+    until_received,
+)
+from tests.servers.api import ApiServer
+
+expect.set_options(timeout=PATIENCE_MS)
+
+THEMES: tuple[Theme, ...] = ("light", "dark")
+VIEWS = ("live", "event", "timeline", "transcript", "find", "state")
+LARGEST_PICTURE_BYTES = 250_000
+
+
+@pytest.fixture(scope="module")
+def busy_server() -> Iterator[ApiServer]:
+    """A server whose day has been played."""
+    server = ApiServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+async def focus(busy_server: ApiServer) -> str:
+    """An event of a day that was played, with a group of consumers that gave one of its events up."""
+    event_id = await played(busy_server.url)
+    consumer = Consumer("indexer", settings=Settings(_env_file=None, data_dir=busy_server.folder))
+
+    @consumer.on("artifact.created", start="beginning", retry=Retry(attempts=1))
+    async def index(event: EventEnvelope) -> None:
+        raise ConnectionError(f"The index is read-only, so {event.payload.get('uri', 'it')} was not added.")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.run)
+        with anyio.fail_after(30):
+            while not (await asked(busy_server.url, "/dlq"))["items"]:
+                await anyio.sleep(0.05)
+        consumer.stop()
+    return event_id
+
+
+@asynccontextmanager
+async def view(server: ApiServer, focus: str, name: str, theme: Theme) -> AsyncIterator[Page]:
+    """Open a view and wait until it shows what it is about."""
+    paths = {"live": "/", "event": f"/e/{focus}", "timeline": f"/e/{focus}?view=timeline", "find": "/find?text=launch"}
+    path = paths.get(name, f"/{name}")
+    if name == "transcript":
+        (ready,) = (await asked(server.url, "/events?type=fireflies.transcript.ready&limit=1"))["items"]
+        path = f"/e/{ready['event_id']}"
+    async with explorer(server.url, path, theme=theme) as page:
+        if name == "live":
+            await connected(page)
+            events = [
+                made(("llm.prompt", "llm.response", "memo.failed")[n % 3], error={"code": "full"}) for n in range(40)
+            ]
+            await published(server.url, *events)
+            await until_received(page, len(events))
+        elif name == "find":
+            await expect(page.locator(".found-status")).to_be_visible()
+            await expect(page.get_by_role("region", name="Results")).to_have_attribute("aria-busy", "false")
+        elif name == "state":
+            await expect(page.get_by_text("ConnectionError").first).to_be_visible()
+            await expect(page.get_by_text("indexer").first).to_be_visible()
+        else:
+            await graph(page).wait_for()
+            await expect(page.locator(".event-payload")).not_to_contain_text("Loading")
+        yield page
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", VIEWS)
+async def test_axe_finds_nothing_serious_and_a_picture_is_taken(
+    busy_server: ApiServer, focus: str, name: str, theme: Theme, tmp_path: Path
+) -> None:
+    folder = ROOT / os.environ["BLOODBANK_TEST_SCREENSHOTS"] if "BLOODBANK_TEST_SCREENSHOTS" in os.environ else tmp_path
+    async with view(busy_server, focus, name, theme) as page:
+        assert await findings(page) == []
+        picture = await page.screenshot(
+            path=folder / f"explorer-{name}-{theme}.png", animations="disabled", caret="hide"
+        )
+    assert 10_000 < len(picture) < LARGEST_PICTURE_BYTES
+
+
+@pytest.mark.parametrize("theme", THEMES)
+async def test_axe_finds_nothing_serious_in_the_empty_page_and_the_prompt_for_a_key(theme: Theme) -> None:
+    for settings, shown in (({}, "No event yet"), ({"BLOODBANK_API_KEYS": f"{'k' * 24}:read"}, "asks for a key")):
+        server = ApiServer(**settings)
+        try:
+            await anyio.to_thread.run_sync(server.start)
+            async with explorer(server.url, theme=theme) as page:
+                await expect(page.get_by_text(shown).first).to_be_visible()
+                assert await findings(page) == []
+        finally:
+            await anyio.to_thread.run_sync(server.close)
+
+
+async def test_every_part_of_the_event_page_is_reached_with_the_tab_key(busy_server: ApiServer, focus: str) -> None:
+    async with view(busy_server, focus, "event", "light") as page:
+        reached: list[str] = []
+        for _ in range(120):
+            await page.keyboard.press("Tab")
+            where, outlined = await page.evaluate(
+                """() => {
+                    const at = document.activeElement;
+                    const style = getComputedStyle(at);
+                    return [at.getAttribute("aria-label") ?? at.textContent.trim().slice(0, 40),
+                            style.outlineStyle !== "none" || style.boxShadow !== "none" || at.matches("svg *")];
+                }"""
+            )
+            assert outlined, f"the focus on {where!r} is not seen"
+            if where in reached and len(reached) > 10:
+                break
+            reached.append(where)
+        text = " | ".join(reached)
+        for part in ("Live", "Find", "State", "Copy id", "Copy curl", "Zoom in", "Raw JSON"):
+            assert part in text, text
+
+
+async def test_the_state_page_gives_a_dead_letter_back(busy_server: ApiServer, focus: str) -> None:
+    async with view(busy_server, focus, "state", "light") as page:
+        (letter,) = (await asked(busy_server.url, "/dlq"))["items"]
+        await page.get_by_role("button", name="Give artifact.created").click()
+        with anyio.fail_after(20):
+            while (await asked(busy_server.url, "/dlq"))["items"] == [letter]:
+                await anyio.sleep(0.05)
