@@ -79,7 +79,7 @@ class EventLog:
         At most `scan_limit` entries are read for one page: a page may be short, or empty, and still have a next.
         Raises InvalidQuery, TransportUnavailable.
         """
-        fits = _compile(pattern)
+        fits = type_pattern(pattern)
         if limit < 1 or limit > self._settings.page_limit:
             raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
         found: list[LoggedEvent] = []
@@ -134,7 +134,7 @@ class EventLog:
 
         Raises InvalidQuery, TransportUnavailable.
         """
-        _compile(pattern)
+        type_pattern(pattern)
         async with self._transport.subscribe(pattern, group=None, prefetch=100) as deliveries:
             yield _envelopes(deliveries)
 
@@ -191,6 +191,16 @@ def only_match(text: str, found: Sequence[UUID]) -> UUID:
     return found[0]
 
 
+def type_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of event types; unlike other routing keys these have few characters. Raises InvalidQuery."""
+    if strange := set(pattern) - _TYPE_CHARACTERS:
+        raise InvalidQuery(
+            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
+            "pattern * stands for one word and # for any number."
+        )
+    return compile_pattern(pattern)
+
+
 async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[EventEnvelope[Any]]:
     async for delivery in deliveries:
         try:
@@ -200,16 +210,6 @@ async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[Event
             continue
         yield envelope
         await delivery.ack()
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern of event types; unlike other routing keys these have few characters. Raises InvalidQuery."""
-    if strange := set(pattern) - _TYPE_CHARACTERS:
-        raise InvalidQuery(
-            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
-            "pattern * stands for one word and # for any number."
-        )
-    return compile_pattern(pattern)
 
 
 def _logged_event(entry: LogEntry) -> LoggedEvent | None:
