@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 _URL = re.compile(
     r"(?P<driver>rediss?)\+(?P<kind>sentinel|cluster)://(?:(?P<user>[^@/?#]*)@)?(?P<hosts>[^/?#]*)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?"
@@ -124,3 +124,19 @@ def _cluster_path(path: str) -> int:
     if path not in ("", "0"):
         raise ValueError("must not name a database: a Redis Cluster has only number 0")
     return 0
+
+
+def require_redis_url(url: str) -> None:
+    """Raise ValueError for what is no URL of one Redis; it says what is wrong, and repeats nothing of the URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("must be a URL whose port is a number from 1 to 65535; IPv6 hosts stand in []") from None
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("must be a URL that begins with redis:// or rediss:// and names a host")
+    if port == 0 or parts.fragment or "@" in parts.path:
+        raise ValueError(f"must be a URL; {_ESCAPES}")
+    database = parts.path.strip("/")
+    if database and not database.isdecimal():
+        raise ValueError("must end in the number of a database, such as /0, or in the port")

@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bloodbank._rabbit_url import rabbit_nodes, redacted_nodes
-from bloodbank._redis_url import redacted, redis_servers
+from bloodbank._redis_url import redacted, redis_servers, require_redis_url
 from bloodbank.errors import ConfigurationError
 
 _BARE_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
@@ -306,6 +306,33 @@ class Settings(BaseSettings):
         validation_alias="BLOODBANK_JOB_KEEP_SECONDS",
         description="How long the outcome of a job can be read after its end.",
     )
+    stream_heartbeat_seconds: float = Field(
+        15.0,
+        gt=0,
+        le=3600,
+        validation_alias="BLOODBANK_STREAM_HEARTBEAT_SECONDS",
+        description="How often an event stream in which nothing happens says that it is alive.",
+    )
+    stream_ring_events: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        validation_alias="BLOODBANK_STREAM_RING_EVENTS",
+        description="Newest events that the server keeps in memory for its streams; a slower reader reads the log.",
+    )
+    stream_ring_bytes: int = Field(
+        33_554_432,
+        ge=65_536,
+        validation_alias="BLOODBANK_STREAM_RING_BYTES",
+        description="Most bytes of those events; with larger ones fewer are kept.",
+    )
+    stream_clients: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        validation_alias="BLOODBANK_STREAM_CLIENTS",
+        description="Most event streams that a server serves at a time; beyond it a new one is refused.",
+    )
     log_retention_days: float = Field(
         30,
         gt=0,
@@ -425,11 +452,9 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and redis_servers(value.get_secret_value()) is not None:
             return value
-        checked = _require_url(value, ("redis", "rediss"))
-        database = urlsplit(checked.get_secret_value()).path.strip("/") if checked else ""
-        if database and not database.isdecimal():
-            raise ValueError("must end in the number of a database, such as /0, or in the port")
-        return checked
+        if value is not None:
+            require_redis_url(value.get_secret_value())
+        return value
 
     @field_validator("redis_host")
     @classmethod
@@ -537,23 +562,6 @@ def redact_url(url: str) -> str:
     except ValueError:
         return "(not a URL)"
     return urlunsplit((parts.scheme, f"{host}{port}", parts.path, "", ""))
-
-
-def _require_url(value: SecretStr | None, schemes: tuple[str, ...]) -> SecretStr | None:
-    """Refuse what is no URL of these schemes; what is wrong is said without repeating any of it."""
-    if value is None:
-        return None
-    try:
-        parts = urlsplit(value.get_secret_value())
-        port = parts.port
-    except ValueError:
-        raise ValueError("must be a URL whose port is a number from 1 to 65535; IPv6 hosts stand in []") from None
-    if parts.scheme not in schemes or not parts.hostname:
-        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ValueError(f"must be a URL that begins with {wanted} and names a host")
-    if port == 0 or parts.fragment or "@" in parts.path:
-        raise ValueError("must be a URL; write the characters @ # / ? : of a password as %40 %23 %2F %3F %3A")
-    return value
 
 
 def _split(text: str) -> list[str]:

@@ -90,7 +90,7 @@ class EventLog:
         `query_timeout_seconds`: a page may be short, or empty, and still have a next.
         Raises InvalidQuery, TransportUnavailable.
         """
-        wanted = _Wanted(_compile(pattern), since, until, search or None)
+        wanted = _Wanted(type_pattern(pattern), since, until, search or None)
         if limit < 1 or limit > self._settings.page_limit:
             raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
         most, largest = self._settings.scan_limit, LARGEST_WINDOW
@@ -144,7 +144,7 @@ class EventLog:
 
         Raises InvalidQuery, TransportUnavailable.
         """
-        _compile(pattern)
+        type_pattern(pattern)
         async with self._transport.subscribe(pattern, group=None, prefetch=100) as deliveries:
             yield _envelopes(deliveries)
 
@@ -238,6 +238,16 @@ def only_match(text: str, found: Sequence[UUID]) -> UUID:
     return found[0]
 
 
+def type_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of event types; unlike other routing keys these have few characters. Raises InvalidQuery."""
+    if strange := set(pattern) - _TYPE_CHARACTERS:
+        raise InvalidQuery(
+            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
+            "pattern * stands for one word and # for any number."
+        )
+    return compile_pattern(pattern)
+
+
 async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[EventEnvelope[Any]]:
     async for delivery in deliveries:
         try:
@@ -247,16 +257,6 @@ async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[Event
             continue
         yield envelope
         await delivery.ack()
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern of event types; unlike other routing keys these have few characters. Raises InvalidQuery."""
-    if strange := set(pattern) - _TYPE_CHARACTERS:
-        raise InvalidQuery(
-            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
-            "pattern * stands for one word and # for any number."
-        )
-    return compile_pattern(pattern)
 
 
 def _logged_event(entry: LogEntry) -> LoggedEvent | None:

@@ -21,6 +21,8 @@ from tests.servers.api import ApiServer
 
 REQUESTS_A_MODE = 75
 LEAST_REQUESTS = 2000
+ENDLESS = {"/events/stream"}
+"""Its answer has no end that could be checked; tests/api/test_stream.py asks it what it refuses."""
 CHECKS = [
     content_type_conformance,
     response_headers_conformance,
@@ -47,6 +49,8 @@ def test_no_request_makes_the_server_fail(server: ApiServer) -> None:
         known = published.json()["event_id"]
         for found in description.get_all_operations():
             operation = found.ok()
+            if operation.path in ENDLESS:
+                continue
             takes_something = operation.body or any(True for _ in operation.iter_parameters())
             for mode in GenerationMode if takes_something else [GenerationMode.POSITIVE]:
                 _fuzz(operation, mode, session, known, statuses)

@@ -28,6 +28,7 @@ from bloodbank.http import (
     publish,
     replay,
     schemas,
+    stream,
     webhooks,
 )
 from bloodbank.http.access import AccessControl
@@ -39,6 +40,7 @@ from bloodbank.http.shortcut import Shortcut
 ROUTERS = (
     batch.router,
     publish.router,
+    stream.router,  # before the route to an event, whose id might stand there
     events.router,
     lineage.router,
     debug.router,
@@ -65,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_bus(settings) as bus:
+        async with open_bus(settings, is_stopping=lambda: bool(app.state.is_stopping)) as bus:
             app.state.bus = bus
             # What is loaded by now stays; looking through it for garbage, again and again, stops everything for 40 ms.
             gc.freeze()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,9 @@ from bloodbank.errors import NotOpen
 from bloodbank.event_log import EventLog
 from bloodbank.events import load_plugins
 from bloodbank.http.background import Jobs
+from bloodbank.http.feed import Feed
 from bloodbank.http.keys import KeyRing
+from bloodbank.http.streams import Streams
 from bloodbank.publisher import Publisher
 from bloodbank.replay import Replay
 
@@ -35,12 +37,18 @@ class Bus:
     dead_letters: DeadLetters
     replay: Replay
     jobs: Jobs
+    feed: Feed
+    streams: Streams
     keys: KeyRing
 
 
 @asynccontextmanager
-async def open_bus(settings: Settings | None) -> AsyncGenerator[Bus]:
-    """Open the bus that the settings describe. settings: default: the environment and `.env`, read now.
+async def open_bus(
+    settings: Settings | None, *, is_stopping: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[Bus]:
+    """Open the bus that the settings describe.
+
+    settings: default: the environment and `.env`, read now. is_stopping: says whether the server is about to end.
 
     Raises ConfigurationError, and what `Publisher.start` raises.
     """
@@ -54,6 +62,8 @@ async def open_bus(settings: Settings | None) -> AsyncGenerator[Bus]:
     async with (
         Publisher(settings, enable_correlation_tracking=settings.correlation_tracking) as publisher,
         Jobs(settings) as jobs,
+        Feed(publisher.transport, settings) as feed,
+        Streams(feed, settings, is_stopping) as streams,
     ):
         tracker = publisher.tracker if publisher.tracking_enabled else None
         transport = publisher.transport
@@ -64,6 +74,8 @@ async def open_bus(settings: Settings | None) -> AsyncGenerator[Bus]:
             DeadLetters(transport, settings),
             Replay(transport, tracker, settings),
             jobs,
+            feed,
+            streams,
             KeyRing(settings.api_keys),
         )
 

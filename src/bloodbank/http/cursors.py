@@ -16,13 +16,13 @@ def cursor_of(position: int) -> str:
     return base64.urlsafe_b64encode(b"%d" % position).rstrip(b"=").decode()
 
 
-def position_of(cursor: str) -> int:
-    """Return the position that a cursor stands for. Raises InvalidQuery."""
+def position_of(cursor: str, *, lowest: int = 0) -> int:
+    """Return the position, `lowest` or above, that a cursor stands for. Raises InvalidQuery."""
     try:
         text = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        position = int(text) if text.isdigit() else -1
+        position = int(text) if text.removeprefix(b"-").isdigit() else lowest - 1
     except (UnicodeEncodeError, binascii.Error):
-        position = -1
-    if not 0 <= position <= LARGEST_POSITION:
+        position = lowest - 1
+    if not lowest <= position <= LARGEST_POSITION:
         raise InvalidQuery("The cursor is broken. Use the `next` of a page as it is, or leave it out to begin anew.")
     return position

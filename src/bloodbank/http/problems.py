@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from bloodbank import errors
 from bloodbank.errors import BloodbankError, InvalidEvent, InvalidQuery
-from bloodbank.http import background, refusals
+from bloodbank.http import background, refusals, streams
 from bloodbank.http.refusals import RequestRefused
 
 MEDIA_TYPE = "application/problem+json"
@@ -56,6 +56,7 @@ TABLE: Mapping[type[BloodbankError], Row] = {
     errors.TransportUnavailable: Row(503, "Bus unavailable", 5),
     errors.OutboxFull: Row(503, "Outbox full", 5),
     background.TooManyJobs: Row(503, "Too many jobs", 5),
+    streams.TooManyStreams: Row(503, "Too many streams", 5),
     errors.StoreUnavailable: Row(503, "Correlation store unavailable", 5),
     errors.StoreFormatError: Row(503, "Correlation store unreadable", 60),
     refusals.RequestRefused: Row(400, "Invalid request"),

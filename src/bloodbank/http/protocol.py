@@ -7,6 +7,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 LARGEST_HEAD_BYTES = 65_536
 """A head that is not complete after so much is refused; one that comes all at once may be a little larger. So are
 the fields behind a body that came in chunks."""
+STREAM_PATH = "/events/stream"
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -23,6 +24,12 @@ class BoundedHead(HttpToolsProtocol):
         super().data_received(data)
         if self._head_bytes > LARGEST_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too large.")
+
+    def shutdown(self) -> None:
+        """Begin to end. Who does not read his event stream does not hold up the server."""
+        super().shutdown()
+        if self.flow.write_paused and self.scope["path"].endswith(STREAM_PATH):
+            self.transport.abort()
 
     def on_headers_complete(self) -> None:
         """Count what comes next."""

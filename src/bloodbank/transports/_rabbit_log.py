@@ -96,10 +96,11 @@ class RabbitLog:
                     if position >= end:
                         return
 
-    async def follow(self, start: Start) -> AsyncGenerator[LogEntry]:
-        """Yield the entries from `start`, and later ones as they come, over reconnects.
+    async def follow(self, start: Start, *, patient: bool) -> AsyncGenerator[LogEntry]:
+        """Yield the entries from `start`, and later ones as they come; a patient reader's over reconnects.
 
-        Raises TransportUnavailable when the log cannot be read to begin with, NotOpen when the transport closes.
+        Raises TransportUnavailable when the log cannot be read to begin with, and without patience also later;
+        NotOpen when the transport closes.
         """
         connection = await self._link.connection()
         begun = False
@@ -119,7 +120,7 @@ class RabbitLog:
                             if not wire.is_marker(delivered):
                                 yield entry_of(delivered)
             except TransportUnavailable as error:
-                if not begun:
+                if not begun or not patient:
                     raise
                 logger.info("%s Following the log again when it works.", error)
                 await asyncio.sleep(FIRST_BACKOFF_SECONDS)
@@ -196,6 +197,8 @@ class RabbitLog:
             arrived.put_nowait(delivered)
 
         on_close(channel, lambda: arrived.put_nowait(None))
+        # When the stream is deleted, or its node leaves the cluster.
+        channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
         answer = await channel.basic_consume(self._queue, arrive, arguments={"x-stream-offset": offset})
         return answer.consumer_tag or "", arrived
 

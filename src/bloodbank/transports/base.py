@@ -240,13 +240,20 @@ class Transport(Protocol):
         ...
 
     def read_log(
-        self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
+        self,
+        *,
+        after: int | None = None,
+        since: datetime | None = None,
+        follow: bool = False,
+        patient: bool = True,
     ) -> AsyncGenerator[LogEntry]:
         """Read the log in order of acceptance. Close it (`contextlib.aclosing`) when it is not read to its end.
 
         after: begin behind this position; a negative number begins that many entries before the end.
         since: begin at or before the first entry accepted at this time; earlier ones may come along.
         follow: go on with what is published later, for ever; otherwise end where the log ended.
+        patient: whether a connection that is lost while following is waited out. Otherwise TransportUnavailable is
+            raised then, so that the reader knows of it; it may go on behind the last entry that it got.
 
         Raises TransportUnavailable.
         """

@@ -208,9 +208,16 @@ class EmbeddedTransport:
                 await subscription.close()
 
     async def read_log(
-        self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
+        self,
+        *,
+        after: int | None = None,
+        since: datetime | None = None,
+        follow: bool = False,
+        patient: bool = True,
     ) -> AsyncGenerator[LogEntry]:
         """Read the log in order, a page at a time. Closing the transport ends it with NotOpen.
+
+        A file has no connection to wait for: that it cannot be read is told also to a patient reader.
 
         Raises TransportUnavailable, NotOpen.
         """

@@ -141,12 +141,17 @@ class RabbitTransport:
         )
 
     async def read_log(
-        self, *, after: int | None = None, since: datetime | None = None, follow: bool = False
+        self,
+        *,
+        after: int | None = None,
+        since: datetime | None = None,
+        follow: bool = False,
+        patient: bool = True,
     ) -> AsyncGenerator[LogEntry]:
         """Read the stream; positions are its offsets, which may have gaps. See `Transport.read_log`."""
         self._require_open()
         start = Start(after, since)
-        async with aclosing(self._log.follow(start) if follow else self._log.read(start)) as entries:
+        async with aclosing(self._log.follow(start, patient=patient) if follow else self._log.read(start)) as entries:
             async for entry in entries:
                 yield entry
 
