@@ -29,6 +29,7 @@ explorer:
 	@sh ui/build.sh --if-possible
 
 test: $(DEVELOPMENT) servers ui ## run every test, with coverage
+	@sh ui/build.sh --test
 	@$(BIN)/python -m coverage erase
 	@BLOODBANK_TEST_EXAMPLES=100 $(BIN)/python -m pytest tests -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=92
 

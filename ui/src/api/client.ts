@@ -22,6 +22,7 @@ import type {
 } from "./types";
 
 const KEY = "bloodbank.key";
+const ENTER_ONE = "Enter one that may read, to look at the bus.";
 
 /** Counts the keys that were given: what depends on a key asks again when it moves. */
 export const keyGiven = signal(0);
@@ -84,7 +85,7 @@ export async function request(url: string, init: RequestInit = {}, accepted: rea
   if (response.ok || accepted.includes(response.status)) return response;
   const problem = await problemOf(response);
   // A key that was replaced while this was on its way says nothing of the new one.
-  if (response.status === 401 && sent === key()) keyWanted.value = problem.message;
+  if (response.status === 401 && sent === key()) keyWanted.value = sent === null ? ENTER_ONE : problem.message;
   throw problem;
 }
 

@@ -7,16 +7,21 @@ import { key, keyWanted, useKey } from "../api/client";
 
 export function KeyPrompt(): JSX.Element {
   const dialog = useRef<HTMLDialogElement>(null);
+  const isOurs = useRef(false);
   const why = keyWanted.value;
   useEffect(() => {
     const box = dialog.current;
     if (box === null) return;
     if (why !== null && !box.open) box.showModal();
-    if (why === null && box.open) box.close();
+    if (why === null && box.open) {
+      isOurs.current = true;
+      box.close();
+    }
   }, [why]);
-  // The event comes later: by then a wrong key may have opened the dialog again.
+  // Escape closes it as well. The event comes later than what closed it: a wrong key may be asked for again by then.
   const closed = () => {
-    if (dialog.current?.open !== true) keyWanted.value = null;
+    if (!isOurs.current) keyWanted.value = null;
+    isOurs.current = false;
   };
   const submit = (event: SubmitEvent) => {
     event.preventDefault();

@@ -3,7 +3,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { ApiError, keyGiven, keyWanted } from "../api/client";
+import { ApiError, key, keyGiven, keyWanted } from "../api/client";
 import { ago, isFailure, longTime, shortId, shortTime } from "./words";
 
 export interface Loaded<Value> {
@@ -15,16 +15,16 @@ export interface Loaded<Value> {
 }
 
 /**
- * Ask when the page appears, when `key` changes, when an API key was given, and each `everySeconds` while the page is
- * seen. The last answer stays until there is another; a new `key` forgets it.
+ * Ask when the page appears, when `subject` changes, when an API key was given, and each `everySeconds` while the page
+ * is seen. The last answer stays until there is another; a new `subject` forgets it.
  */
 export function useLoad<Value>(
-  key: string,
+  subject: string,
   load: (signal: AbortSignal) => Promise<Value>,
   everySeconds: number | null = null,
 ): Loaded<Value> {
-  const [state, setState] = useState<{ key: string; value: Value | null; error: Error | null; busy: boolean }>({
-    key,
+  const [state, setState] = useState<{ subject: string; value: Value | null; error: Error | null; busy: boolean }>({
+    subject,
     value: null,
     error: null,
     busy: true,
@@ -35,14 +35,14 @@ export function useLoad<Value>(
     const controller = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     const ask = async () => {
-      setState((before) => ({ ...before, busy: true, ...(before.key === key ? {} : { key, value: null, error: null }) }));
+      setState((before) => ({ ...before, busy: true, ...(before.subject === subject ? {} : { subject, value: null, error: null }) }));
       try {
         const value = await load(controller.signal);
-        if (!controller.signal.aborted) setState({ key, value, error: null, busy: false });
+        if (!controller.signal.aborted) setState({ subject, value, error: null, busy: false });
       } catch (error) {
         if (controller.signal.aborted) return;
         const told = error instanceof Error ? error : new Error(String(error));
-        setState((before) => ({ ...before, key, error: told, busy: false }));
+        setState((before) => ({ ...before, subject, error: told, busy: false }));
         // A key that is missing does not come by asking again.
         if (told instanceof ApiError && (told.status === 401 || told.status === 403)) return;
       }
@@ -58,8 +58,8 @@ export function useLoad<Value>(
       controller.abort();
       clearTimeout(timer);
     };
-  }, [key, given, round, everySeconds]);
-  const current = state.key === key;
+  }, [subject, given, round, everySeconds]);
+  const current = state.subject === subject;
   return {
     value: current ? state.value : null,
     error: current ? state.error : null,
@@ -77,8 +77,8 @@ export function Trouble({ error, retry, title }: { error: Error; retry?: (() => 
       <span>{error.message}</span>
       <span class="notice-actions">
         {wantsKey ? (
-          <button type="button" onClick={() => (keyWanted.value = error.message)}>
-            Use another key
+          <button type="button" onClick={() => (keyWanted.value = key() === null ? "Enter one that may do this." : error.message)}>
+            {key() === null ? "Enter a key" : "Use another key"}
           </button>
         ) : retry === undefined ? null : (
           <button type="button" onClick={retry}>

@@ -105,7 +105,13 @@ test("a missing key is asked for, and the stream stops asking", async () => {
   const { states } = await server.run();
   expect(server.asked).toHaveLength(1);
   expect(states.at(-1)).toEqual({ kind: "refused", sentence: "This server asks for an API key." });
-  expect(keyWanted.value).toBe("This server asks for an API key.");
+  expect(keyWanted.value).toContain("Enter one that may read");
+});
+
+test("a wrong key is refused in the server's words", async () => {
+  useKey("a-wrong-key");
+  await serve([problem(401, "key_required", "The API key is wrong.")]).run();
+  expect(keyWanted.value).toBe("The API key is wrong.");
 });
 
 test("the key of this tab is sent", async () => {

@@ -42,7 +42,7 @@ test("impact in a sentence", () => {
   );
   expect(impactSentence({ ...some, truncated: CUT })).toMatch(/^It led to at least 38 events.* so there may be more\.$/);
   const one = impact({ descendants: 1, by_type: { "a.failed": 1 }, by_status: { ok: 0, failed: 1, unknown: 0 } });
-  expect(impactSentence(one)).toBe("It led to 1 event: 1 a.failed. It failed.");
+  expect(impactSentence(one)).toBe("It led to 1 event: a.failed. That one failed.");
 });
 
 const ready = (patch: Partial<Readiness> = {}): Readiness => ({

@@ -11,7 +11,7 @@ export function impactSentence(impact: Impact): string {
   const isCut = truncated.depth || truncated.limit;
   if (descendants === 0) return isCut ? "What it led to could not be counted within the limits." : "It has led to nothing so far.";
   const kinds = Object.entries(impact.by_type).sort(([a, m], [b, n]) => n - m || a.localeCompare(b));
-  const named = kinds.slice(0, MOST_NAMED).map(([type, number]) => `${count(number)} ${type}`);
+  const named = kinds.slice(0, MOST_NAMED).map(([type, number]) => (descendants === 1 ? type : `${count(number)} ${type}`));
   const others = kinds.slice(MOST_NAMED).reduce((sum, [, number]) => sum + number, 0);
   if (others > 0) named.push(many(others, "other"));
   const seconds = first !== null && last !== null ? (Date.parse(last) - Date.parse(first)) / 1000 : 0;
@@ -20,7 +20,7 @@ export function impactSentence(impact: Impact): string {
   const by = makers > 1 ? ` by ${many(makers, "source")}` : "";
   const parts = [`It led to ${isCut ? "at least " : ""}${many(descendants, "event")}${by}${within}: ${listed(named)}.`];
   const { failed } = impact.by_status;
-  if (failed > 0) parts.push(descendants === 1 ? "It failed." : `${count(failed)} of them failed.`);
+  if (failed > 0) parts.push(descendants === 1 ? "That one failed." : `${count(failed)} of them failed.`);
   if (isCut) parts.push("Counting ended at the limit, so there may be more.");
   return parts.join(" ");
 }

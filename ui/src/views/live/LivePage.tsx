@@ -173,7 +173,9 @@ function NoneOfPattern({ pattern }: { pattern: string }): JSX.Element {
 }
 
 function Pattern({ pattern, types }: { pattern: string; types: string[] }): JSX.Element {
-  const apply = (text: string) => go(text === "" || text === "#" ? "/" : `/?${new URLSearchParams({ type: text })}`);
+  const apply = (text: string) => {
+    if ((text || "#") !== (place.value.query.get("type") || "#")) go(text === "" || text === "#" ? "/" : `/?${new URLSearchParams({ type: text })}`);
+  };
   return (
     <form
       class="pattern"
@@ -193,7 +195,11 @@ function Pattern({ pattern, types }: { pattern: string; types: string[] }): JSX.
           placeholder="all, or a pattern: llm.*"
           autocomplete="off"
           spellcheck={false}
-          onChange={(event) => apply(event.currentTarget.value.trim())}
+          onChange={(event) => {
+            // Enter changes the field before it submits the form, which must still be there then.
+            const text = event.currentTarget.value.trim();
+            setTimeout(() => apply(text));
+          }}
         />
       </label>
       <datalist id="types">

@@ -14,13 +14,18 @@ const JOB_EVERY_MS = 500;
 
 export function DeadLetters(): JSX.Element {
   const groups = useLoad("dead letters", api.deadLetterGroups, EVERY_SECONDS);
+  // Kept here: a group that was given back is no longer in the list.
+  const [said, setSaid] = useState("");
   if (groups.value === null) return groups.error === null ? <p class="hint">Asking…</p> : <Trouble error={groups.error} retry={groups.reload} />;
   return (
     <>
       {groups.error === null ? null : <Trouble error={groups.error} retry={groups.reload} />}
+      <p role="status" class="letter-said">
+        {said}
+      </p>
       <ul class="letter-groups">
         {groups.value.items.map((group) => (
-          <Group key={group.key} group={group} onChange={groups.reload} />
+          <Group key={group.key} group={group} onSay={setSaid} onChange={groups.reload} />
         ))}
       </ul>
       {groups.value.next === null ? null : <p class="hint">There are more groups than these; bb dlq groups lists all.</p>}
@@ -28,8 +33,7 @@ export function DeadLetters(): JSX.Element {
   );
 }
 
-function Group({ group, onChange }: { group: DeadLetterGroup; onChange(): void }): JSX.Element {
-  const [said, setSaid] = useState("");
+function Group({ group, onSay, onChange }: { group: DeadLetterGroup; onSay(sentence: string): void; onChange(): void }): JSX.Element {
   const [error, setError] = useState<Error | null>(null);
   const [isBusy, setBusy] = useState(false);
   const [isOpen, setOpen] = useState(false);
@@ -41,7 +45,7 @@ function Group({ group, onChange }: { group: DeadLetterGroup; onChange(): void }
     try {
       let job = await api.retryGroup(group.key);
       for (;;) {
-        setSaid(jobSentence(job));
+        onSay(jobSentence(job));
         if (job.finished || stopping.current.signal.aborted) break;
         await new Promise((done) => setTimeout(done, JOB_EVERY_MS));
         job = await api.job(job.job, stopping.current.signal);
@@ -74,23 +78,21 @@ function Group({ group, onChange }: { group: DeadLetterGroup; onChange(): void }
         </button>
       </div>
       <p class="letter-reason">{group.sample.reason}</p>
-      <p role="status" class="letter-said">
-        {said}
-      </p>
       {error === null ? null : <Trouble error={error} />}
       <details onToggle={(event) => setOpen(event.currentTarget.open)}>
         <summary>{group.count === 1 ? "Look at it" : `Look at them`}</summary>
-        {isOpen ? <Letters group={group} onChange={onChange} /> : null}
+        {isOpen ? <Letters group={group} onSay={onSay} onChange={onChange} /> : null}
       </details>
     </li>
   );
 }
 
-function Letters({ group, onChange }: { group: DeadLetterGroup; onChange(): void }): JSX.Element {
+function Letters({ group, onSay, onChange }: { group: DeadLetterGroup; onSay(sentence: string): void; onChange(): void }): JSX.Element {
   const [cursors, setCursors] = useState<(string | null)[]>([null]);
   const cursor = cursors.at(-1) ?? null;
   const page = useLoad(`letters ${group.key} ${cursor}`, (signal) => api.deadLetters(group.key, cursor, signal));
-  const changed = () => {
+  const changed = (letter: DeadLetter) => {
+    onSay(`${letter.event_type} ${shortId(letter.event_id)} was given back to its consumers.`);
     page.reload();
     onChange();
   };
@@ -100,7 +102,7 @@ function Letters({ group, onChange }: { group: DeadLetterGroup; onChange(): void
     <>
       <ul class="letters">
         {items.map((letter) => (
-          <Letter key={letter.number} letter={letter} onChange={changed} />
+          <Letter key={letter.number} letter={letter} onChange={() => changed(letter)} />
         ))}
       </ul>
       {items.length === 0 ? <p class="hint">None on this page.</p> : null}
