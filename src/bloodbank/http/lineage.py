@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
 import orjson
@@ -17,13 +17,13 @@ from bloodbank.http.answers import bounds_of, common_answer, impact_answer, line
 from bloodbank.http.bus import Bus, bus_of
 from bloodbank.http.events import EventId
 from bloodbank.http.shapes import CommonOut, ImpactOut, LineageOut, PathOut
-from bloodbank.kinship import MOST_EVENTS
+from bloodbank.kinship import MOST_EVENTS, CausalPath, CommonCauses
 from bloodbank.stores.base import Direction, Graph
 
 DEFAULT_DEPTH = 50
 DEFAULT_LIMIT = 500
 LARGE = 2000
-"""Graphs of more nodes are written in a thread, so that the event loop goes on."""
+"""Answers of more events are written in a thread, so that the event loop goes on."""
 
 MaxDepth = Annotated[int | None, Query(ge=1, description="Most hops from the event; else 50.")]
 Limit = Annotated[int | None, Query(ge=1, description="Most events in the answer, this one included; else 500.")]
@@ -34,6 +34,7 @@ LONGEST_IDS = 1000
 """In characters."""
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
+Asked = TypeVar("Asked", Graph, CausalPath, CommonCauses)
 Format = Literal["json", "mermaid", "dot"]
 FORMATS: dict[Format, tuple[str, Callable[[Graph], bytes]]] = {
     "json": ("application/json", lineage_body),
@@ -70,8 +71,7 @@ async def read_lineage(
     hops, nodes = bounds_of(bus.settings, max_depth, limit, default_depth=DEFAULT_DEPTH, default_limit=DEFAULT_LIMIT)
     graph = await bus.publisher.tracker.walk(event_id, direction, max_depth=hops, limit=nodes)
     media_type, write = FORMATS[format]
-    body = await to_thread.run_sync(write, graph) if len(graph.steps) > LARGE else write(graph)
-    return Response(body, media_type=media_type)
+    return Response(await _written(write, graph), media_type=media_type)
 
 
 @router.get(
@@ -109,7 +109,7 @@ async def read_path(
     bus = bus_of(request)
     hops, nodes = _bounds(bus, max_depth, limit)
     path = await bus.publisher.tracker.path(start, to, max_depth=hops, limit=nodes)
-    return Response(orjson.dumps(path_answer(path)), media_type="application/json")
+    return Response(await _written(lambda path: orjson.dumps(path_answer(path)), path), media_type="application/json")
 
 
 @router.get(
@@ -137,7 +137,12 @@ async def read_common(
     bus = bus_of(request)
     hops, nodes = _bounds(bus, max_depth, limit)
     common = await bus.publisher.tracker.common_causes(_ids_of(ids), max_depth=hops, limit=nodes)
-    return Response(orjson.dumps(common_answer(common)), media_type="application/json")
+    body = await _written(lambda common: orjson.dumps(common_answer(common)), common)
+    return Response(body, media_type="application/json")
+
+
+async def _written(write: Callable[[Asked], bytes], answer: Asked) -> bytes:
+    return await to_thread.run_sync(write, answer) if len(answer.steps) > LARGE else write(answer)
 
 
 def _bounds(bus: Bus, max_depth: int | None, limit: int | None) -> tuple[int, int]:
