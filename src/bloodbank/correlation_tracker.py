@@ -29,6 +29,7 @@ from bloodbank.kinship import (
     path_between,
 )
 from bloodbank.recording import Recorder
+from bloodbank.stores.assembly import collector_paused
 from bloodbank.stores.base import Claimed, CorrelationStore, Direction, Graph, Link, Node
 
 __all__ = ["CorrelationTracker", "Lineage", "parse_direction"]
@@ -319,7 +320,12 @@ def _require_positive(max_depth: int, limit: int) -> None:
 
 
 async def _looked_through(graph: Graph, answer: Callable[[Graph], Answer]) -> Answer:
-    return await asyncio.to_thread(answer, graph) if len(graph.steps) > LARGE else answer(graph)
+    return await asyncio.to_thread(_without_collector, answer, graph) if len(graph.steps) > LARGE else answer(graph)
+
+
+def _without_collector(answer: Callable[[Graph], Answer], graph: Graph) -> Answer:
+    with collector_paused():
+        return answer(graph)
 
 
 def parse_direction(text: str) -> Direction:

@@ -181,7 +181,7 @@ class Common:
             if parent in number and child in number:
                 children[number[parent]].append(number[child])
         lowest: list[int] = []
-        for circle in components(children):
+        for circle in components(children) if self._first.cycle else ([place] for place in range(len(kept))):
             inside = set(circle)
             if all(child in inside for member in circle for child in children[member]):
                 lowest += circle
