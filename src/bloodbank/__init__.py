@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from bloodbank.events.failures import FailurePayload, Payload
     from bloodbank.events.registry import EventRegistry, event
     from bloodbank.ids import event_id, new_event_id
+    from bloodbank.kinship import CausalPath, CommonCauses, Impact
     from bloodbank.outbox import Outbox, OutboxEntry, OutboxTotals
     from bloodbank.progress import Progress
     from bloodbank.publisher import Publisher
@@ -73,8 +74,10 @@ __all__ = [
     "Attempt",
     "BlockingPublisher",
     "BloodbankError",
+    "CausalPath",
     "CausalThreadPool",
     "CodeState",
+    "CommonCauses",
     "ConfigurationError",
     "Consumer",
     "CorrelationTracker",
@@ -92,6 +95,7 @@ __all__ = [
     "FailurePayload",
     "Graph",
     "GroupPage",
+    "Impact",
     "InvalidEvent",
     "InvalidQuery",
     "LetterGroup",
@@ -146,8 +150,10 @@ _HOME = {
     "Attempt": "consuming.attempt",
     "BlockingPublisher": "consumer",
     "BloodbankError": "errors",
+    "CausalPath": "kinship",
     "CausalThreadPool": "causation",
     "CodeState": "envelope",
+    "CommonCauses": "kinship",
     "ConfigurationError": "errors",
     "Consumer": "consumer",
     "CorrelationTracker": "correlation_tracker",
@@ -165,6 +171,7 @@ _HOME = {
     "FailurePayload": "events.failures",
     "Graph": "stores.base",
     "GroupPage": "dead_letters",
+    "Impact": "kinship",
     "InvalidEvent": "errors",
     "InvalidQuery": "errors",
     "LetterGroup": "dead_letters",

@@ -15,10 +15,21 @@ from uuid import UUID
 
 from bloodbank.breaker import BreakerState, CircuitBreaker
 from bloodbank.deferral import Journal, Lineage
-from bloodbank.errors import InvalidQuery, StoreFormatError, StoreUnavailable
+from bloodbank.errors import EventNotFound, InvalidQuery, StoreFormatError, StoreUnavailable
 from bloodbank.events.registry import utc_now
 from bloodbank.ids import event_id as deterministic_event_id
+from bloodbank.kinship import (
+    MOST_EVENTS,
+    CausalPath,
+    Common,
+    CommonCauses,
+    Impact,
+    impact_of,
+    no_path,
+    path_between,
+)
 from bloodbank.recording import Recorder
+from bloodbank.stores.assembly import collector_paused
 from bloodbank.stores.base import Claimed, CorrelationStore, Direction, Graph, Link, Node
 
 __all__ = ["CorrelationTracker", "Lineage", "parse_direction"]
@@ -26,6 +37,11 @@ __all__ = ["CorrelationTracker", "Lineage", "parse_direction"]
 logger = logging.getLogger(__name__)
 
 OWNER_BYTES = 16
+
+LARGE = 2000
+"""Graphs of more events are looked through in a thread, so that the event loop goes on."""
+MOST_LOOKED_THROUGH = 10_000
+"""Hops and events of each walk that stands behind a question whose answer is small."""
 
 Answer = TypeVar("Answer")
 
@@ -136,8 +152,7 @@ class CorrelationTracker(Recorder):
         Raises InvalidQuery, EventNotFound, StoreUnavailable.
         """
         way = parse_direction(direction)
-        if max_depth < 1 or limit < 1:
-            raise InvalidQuery("max_depth and limit must be at least 1.")
+        _require_positive(max_depth, limit)
         return await self._ask(lambda: self._store.walk(event_id, way, max_depth=max_depth, limit=limit))
 
     async def get_parents(self, event_id: UUID) -> list[UUID]:
@@ -156,6 +171,68 @@ class CorrelationTracker(Recorder):
         """Return an event with its ancestors or its descendants, parents first. Raises as `walk`."""
         graph = await self.walk(event_id, direction, max_depth=max_depth, limit=50_000)
         return list(graph.ids)
+
+    async def path(
+        self, start: UUID, end: UUID, *, max_depth: int = MOST_LOOKED_THROUGH, limit: int = MOST_LOOKED_THROUGH
+    ) -> CausalPath:
+        """Return the shortest way by causes between two events, whichever of them led to the other.
+
+        max_depth, limit: hops and events of each of the up to four walks that look for it. That there is no path is
+        said only when nothing was cut short. Raises InvalidQuery, EventNotFound, StoreUnavailable.
+        """
+        _require_positive(max_depth, limit)
+
+        async def look() -> CausalPath:
+            known = await self._store.nodes([start, end])
+            for event_id in (start, end):
+                if event_id not in known:
+                    raise EventNotFound(f"The index knows no event {event_id}. It may not be recorded yet.")
+            looked_through: list[Graph] = []
+            # Most events have fewer causes than effects, so effects are walked only where causes did not tell.
+            for upper, lower in ((start, end), (end, start)):
+                graphs: list[Graph] = []
+                for focus, way in ((lower, Direction.ANCESTORS), (upper, Direction.DESCENDANTS)):
+                    graph = await self._store.walk(focus, way, max_depth=max_depth, limit=limit)
+                    if found := await _looked_through(graph, lambda graph: path_between(graph, start, end)):
+                        return found
+                    if not (graph.truncated.depth or graph.truncated.limit):
+                        graphs = [graph]
+                        break
+                    graphs.append(graph)
+                looked_through += graphs
+            return no_path(start, end, looked_through, limit)
+
+        return await self._ask(look)
+
+    async def common_causes(
+        self, event_ids: Sequence[UUID], *, max_depth: int = MOST_LOOKED_THROUGH, limit: int = MOST_LOOKED_THROUGH
+    ) -> CommonCauses:
+        """Return the lowest common causes of 2 to 16 different events.
+
+        max_depth, limit: hops and events of the walk from each. Raises InvalidQuery, EventNotFound, StoreUnavailable.
+        """
+        _require_positive(max_depth, limit)
+        asked = list(dict.fromkeys(event_ids))
+        if not 2 <= len(asked) <= MOST_EVENTS:
+            raise InvalidQuery(f"Common causes are those of 2 to {MOST_EVENTS} different events, not of {len(asked)}.")
+
+        async def look() -> CommonCauses:
+            up = Direction.ANCESTORS
+            first = await self._store.walk(asked[0], up, max_depth=max_depth, limit=limit)
+            common = Common(first, limit)
+            for event_id in asked[1:]:
+                graph = await self._store.walk(event_id, up, max_depth=max_depth, limit=limit)
+                await _looked_through(graph, common.add)
+            return await _looked_through(first, lambda _: common.lowest())
+
+        return await self._ask(look)
+
+    async def impact(
+        self, event_id: UUID, *, max_depth: int = MOST_LOOKED_THROUGH, limit: int = MOST_LOOKED_THROUGH
+    ) -> Impact:
+        """Count what an event led to, by type, source and status. Raises as `walk`."""
+        graph = await self.walk(event_id, Direction.DESCENDANTS, max_depth=max_depth, limit=limit)
+        return await _looked_through(graph, impact_of)
 
     async def debug_dump(self, event_id: UUID, *, max_depth: int = 100, limit: int = 5000) -> dict[str, Any]:
         """Return parents, children, ancestors, descendants and metadata of an event, ready for JSON.
@@ -235,6 +312,20 @@ class CorrelationTracker(Recorder):
         Raises StoreUnavailable, when some may be recorded; StoreFormatError.
         """
         await self._ask(lambda: self._store.record(links))
+
+
+def _require_positive(max_depth: int, limit: int) -> None:
+    if max_depth < 1 or limit < 1:
+        raise InvalidQuery("max_depth and limit must be at least 1.")
+
+
+async def _looked_through(graph: Graph, answer: Callable[[Graph], Answer]) -> Answer:
+    return await asyncio.to_thread(_without_collector, answer, graph) if len(graph.steps) > LARGE else answer(graph)
+
+
+def _without_collector(answer: Callable[[Graph], Answer], graph: Graph) -> Answer:
+    with collector_paused():
+        return answer(graph)
 
 
 def parse_direction(text: str) -> Direction:

@@ -87,10 +87,15 @@ async def test_every_example_of_a_body_is_accepted(tmp_path: Any) -> None:
                 response = await client.post(path.format(event_type="invoice.paid"), json=example["value"])
                 assert response.is_success, (path, name, response.text)
         job = (await client.post("/replay", json={"dry_run": True})).json()["job"]
-        for method, path, _ in OPERATIONS:
+        for method, path, operation in OPERATIONS:
             if method == "GET" and path not in ENDLESS:
                 known = {"event_id": EVENT_ID, "event_type": "llm.prompt", "number": letter.number, "job_id": job}
-                response = await client.get(path.format(**known))
+                query = {
+                    parameter["name"]: parameter["schema"]["examples"][0]
+                    for parameter in operation.get("parameters", [])
+                    if parameter["in"] == "query" and parameter["required"]
+                }
+                response = await client.get(path.format(**known), params=query)
                 assert response.status_code == 200, (path, response.text)
 
 

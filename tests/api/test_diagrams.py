@@ -108,7 +108,8 @@ def test_what_was_cut_off_and_circles_are_said_in_comments(write: Any) -> None:
 
 
 @given(
-    st.text(max_size=12) | st.sampled_from(['"];\n}', "www.a.b", "1. a", "`**a**`", "- a", "%%{init: 1}%%", "\\N\\"])
+    st.text(max_size=12)
+    | st.sampled_from(['"];\n}', 'a"b]c;d', "www.a.b", "1. a", "`**a**`", "- a", "%%{init: 1}%%", "\\N\\"])
 )
 def test_no_text_breaks_out_of_its_label(source: str) -> None:
     answer = answer_of({"a": []}, "a")

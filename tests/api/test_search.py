@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.http_app import api, assert_problem
 
-SEARCH_LIMIT = 100
+SEARCH_LIMIT = 150
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ async def test_text_source_and_id_are_found_whatever_the_case(client: httpx.Asyn
 
 async def test_a_search_says_how_far_it_looked_and_goes_on_with_its_cursor(client: httpx.AsyncClient) -> None:
     oldest = await _publish(client, "far.away", note="needle in the log")
-    for _ in range(3):
+    for _ in range(4):
         batch = [{"event_type": "far.hay", "payload": {"number": number}} for number in range(50)]
         assert (await client.post("/events/batch", json=batch)).status_code == 200
     ids, answer = await _search(client, text="needle")

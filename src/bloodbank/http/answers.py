@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from inspect import cleandoc
 from typing import Any
 from uuid import UUID
@@ -12,9 +13,10 @@ from bloodbank.config import Settings
 from bloodbank.dead_letters import GroupPage, LetterPage
 from bloodbank.errors import BloodbankError, EventNotFound, InvalidQuery
 from bloodbank.events import EventRegistry, is_failure
+from bloodbank.kinship import CausalPath, CommonCauses, Impact
 from bloodbank.outbox import Outbox, OutboxTotals
 from bloodbank.progress import Progress
-from bloodbank.stores.base import Graph, Step
+from bloodbank.stores.base import Graph, Step, Truncation
 from bloodbank.transports.base import DeadLetter
 
 MOST_BODY_CHARACTERS = 16_000
@@ -44,19 +46,57 @@ def bounds_of(
 
 def lineage_body(graph: Graph) -> bytes:
     """Return the JSON of a graph; see `LineageOut`."""
-    truncated = graph.truncated
     return orjson.dumps(
         {
             "focus": graph.focus,
             "direction": graph.direction.value,
             "nodes": [_node(step) for step in graph.steps],
-            "edges": [{"parent": parent, "child": child} for parent, child in graph.edges],
+            "edges": _edges(graph.edges),
             "roots": graph.roots,
             "missing": graph.missing,
             "cycle": graph.cycle,
-            "truncated": {"depth": truncated.depth, "limit": truncated.limit, "frontier": truncated.frontier},
+            "truncated": _truncated(graph.truncated),
         }
     )
+
+
+def path_answer(path: CausalPath) -> dict[str, Any]:
+    """Return the path between two events; see `PathOut`."""
+    return {
+        "from": path.start,
+        "to": path.end,
+        "found": path.found,
+        "direction": path.direction.value if path.direction else None,
+        "path": [_node(step) for step in path.steps],
+        "edges": _edges(path.edges),
+        "missing": path.missing,
+        "truncated": _truncated(path.truncated),
+    }
+
+
+def common_answer(common: CommonCauses) -> dict[str, Any]:
+    """Return the lowest common causes of some events; see `CommonOut`."""
+    return {
+        "ids": common.event_ids,
+        "causes": [_node(step) for step in common.steps],
+        "complete": common.complete,
+        "missing": common.missing,
+        "truncated": _truncated(common.truncated),
+    }
+
+
+def impact_answer(impact: Impact) -> dict[str, Any]:
+    """Return what an event led to, counted; see `ImpactOut`."""
+    return {
+        "event_id": impact.event_id,
+        "descendants": impact.descendants,
+        "by_type": impact.by_type,
+        "by_source": impact.by_source,
+        "by_status": {"ok": impact.ok, "failed": impact.failed, "unknown": impact.unknown},
+        "first": impact.first,
+        "last": impact.last,
+        "truncated": _truncated(impact.truncated),
+    }
 
 
 def schema_list(registry: EventRegistry) -> dict[str, Any]:
@@ -182,6 +222,14 @@ def _not_set_aside(event_id: UUID) -> EventNotFound:
     return EventNotFound(
         f"No event {event_id} is set aside in the outbox. What waits there is sent by itself, and is never deleted."
     )
+
+
+def _edges(edges: Iterable[tuple[UUID, UUID]]) -> list[dict[str, UUID]]:
+    return [{"parent": parent, "child": child} for parent, child in edges]
+
+
+def _truncated(truncated: Truncation) -> dict[str, Any]:
+    return {"depth": truncated.depth, "limit": truncated.limit, "frontier": truncated.frontier}
 
 
 def _node(step: Step) -> dict[str, Any]:

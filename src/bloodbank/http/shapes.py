@@ -167,6 +167,60 @@ class LineageOut(BaseModel):
     truncated: Truncated
 
 
+class PathOut(BaseModel):
+    """The shortest way by causes from one event to another.
+
+    found: null where nobody knows, because what was looked through was cut short. direction: `descendants` when
+    `from` led to `to`, `ancestors` when `to` led to `from`; null without a path, and from an event to itself.
+    path: the events from `from` to `to`; empty without a path. missing: parents that were named but never seen among
+    what was looked through, so that a path through them would not be found.
+    """
+
+    start: UUID = Field(alias="from")
+    to: UUID
+    found: bool | None
+    direction: Literal["descendants", "ancestors"] | None
+    path: list[LineageNode]
+    edges: list[Edge]
+    missing: list[UUID]
+    truncated: Truncated
+
+
+class CommonOut(BaseModel):
+    """The lowest common causes of some events: those that led to all of them, but to no other such event.
+
+    causes: parents first; `depth` is hops from the first of `ids`. complete: nothing was cut short; otherwise lower
+    ones may have been missed. missing: parents that were named but never seen, behind which nothing was found.
+    """
+
+    ids: list[UUID]
+    causes: list[LineageNode]
+    complete: bool
+    missing: list[UUID]
+    truncated: Truncated
+
+
+class ByStatus(BaseModel):
+    """Events counted by status. unknown: named, but never seen."""
+
+    ok: int
+    failed: int
+    unknown: int
+
+
+class ImpactOut(BaseModel):
+    """What an event led to, counted without itself. first, last: times of these events; null where there are none."""
+
+    event_id: UUID
+    descendants: int
+    by_type: dict[str, int]
+    by_source: dict[str, int]
+    by_status: ByStatus
+    first: AwareDatetime | None
+    last: AwareDatetime | None
+    truncated: Truncated
+
+
 class CorrelationMetadata(BaseModel):
     """What the index knows of an event itself."""
 
