@@ -26,8 +26,9 @@ export function App(): JSX.Element {
   const isFirst = useRef(true);
   useEffect(() => {
     document.title = titleOf(page);
-    // Whoever follows a link by keyboard or hears the page goes on in what is new.
-    if (!isFirst.current) main.current?.focus({ preventScroll: true });
+    // Whoever follows a link by keyboard or hears the page goes on in what is new. The graph keeps its own focus.
+    const isInGraph = document.activeElement?.closest(".graph") != null;
+    if (!isFirst.current && !isInGraph) main.current?.focus({ preventScroll: true });
     isFirst.current = false;
   }, [path]);
   return (

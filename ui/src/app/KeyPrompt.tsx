@@ -14,6 +14,10 @@ export function KeyPrompt(): JSX.Element {
     if (why !== null && !box.open) box.showModal();
     if (why === null && box.open) box.close();
   }, [why]);
+  // The event comes later: by then a wrong key may have opened the dialog again.
+  const closed = () => {
+    if (dialog.current?.open !== true) keyWanted.value = null;
+  };
   const submit = (event: SubmitEvent) => {
     event.preventDefault();
     const field = (event.currentTarget as HTMLFormElement).elements.namedItem("key") as HTMLInputElement;
@@ -23,7 +27,7 @@ export function KeyPrompt(): JSX.Element {
     useKey(given);
   };
   return (
-    <dialog ref={dialog} class="key-prompt" aria-labelledby="key-title" onClose={() => (keyWanted.value = null)}>
+    <dialog ref={dialog} class="key-prompt" aria-labelledby="key-title" onClose={closed}>
       <form onSubmit={submit}>
         <h2 id="key-title">This server asks for a key</h2>
         <p role="alert">{why}</p>

@@ -16,6 +16,7 @@ import { impactSentence } from "./impact";
 const NEIGHBOURS = 200;
 const MOST_LISTED = 50;
 const REFRESH_SECONDS = 10;
+const LONGEST_ERROR = 500;
 
 export function EventPage({ id }: { id: string }): JSX.Element {
   const prefix = isId(id) ? null : idPrefix(id);
@@ -23,7 +24,7 @@ export function EventPage({ id }: { id: string }): JSX.Element {
     // The terminal prints the beginning of an id; whoever pastes it here means that event.
     if (prefix !== null) go(`/find?id=${prefix}`, { replace: true });
   }, [prefix]);
-  if (isId(id)) return <Known key={id} id={id.toLowerCase()} />;
+  if (isId(id)) return <Known id={id.toLowerCase()} />;
   return (
     <div class="page">
       <h1>No event id</h1>
@@ -55,18 +56,18 @@ function Known({ id }: { id: string }): JSX.Element {
           title={isMissing(event.error) ? "The log does not have the event's body; the graph still knows its place." : "The event cannot be shown."}
         />
       )}
-      <section class="event-graph" aria-label="Graph">
+      <div class="event-graph">
         <Graph id={id} />
-      </section>
+      </div>
       <div class="event-body">
         <section class="event-payload" aria-labelledby="payload-title">
           <h2 id="payload-title">Payload</h2>
           {event.value === null ? (
             event.error === null ? <p class="hint">Loading…</p> : <p class="hint">Not known.</p>
           ) : (
-            <Payload envelope={event.value} around={around.value} />
+            <Payload key={id} envelope={event.value} around={around.value} />
           )}
-          {event.value === null ? null : <Whole envelope={event.value} />}
+          {event.value === null ? null : <Whole key={`whole ${id}`} envelope={event.value} />}
         </section>
         <Neighbours id={id} around={around} />
       </div>
@@ -108,6 +109,9 @@ function Head({
         <Copy text={() => curlOf(location.origin, id, key() !== null)} label="Copy curl" />
         <Copy text={() => location.href} label="Copy link" />
       </p>
+      {typeof envelope?.payload["error_message"] === "string" ? (
+        <p class="event-error failed">{envelope.payload["error_message"].slice(0, LONGEST_ERROR)}</p>
+      ) : null}
       <p class="event-impact" aria-live="polite">
         {impact.value !== null ? impactSentence(impact.value) : isMissing(impact.error) ? "" : (impact.error?.message ?? " ")}
       </p>

@@ -24,6 +24,11 @@ const STATS_SECONDS = 2;
 /** Above this rate rows change too quickly to be read one by one: the page is written less often. */
 const CALM_EVENTS_A_SECOND = 50;
 const CALM_PAUSE_MS = 150;
+/** How many rows there are, at such a rate, below those that are seen: enough to scroll down, which holds the list. */
+const SPARE_ROWS = 8;
+const ROW_PX = 31;
+/** How long an event that was in the log already may take to come by the stream too. */
+const TWICE_WITHIN_MS = 10_000;
 /** Above this rate a row would move away from under the pointer. */
 const POINTABLE_EVENTS_A_SECOND = 3;
 const TOLD_EVERY_MS = 10_000;
@@ -216,13 +221,14 @@ class Screen {
   readonly #hearing: Hearing;
   readonly #stopping = new AbortController();
   readonly #known = new Set<string>();
+  /** What the rows show or would show, oldest first; parsed when it is written into a row. */
+  readonly #kept: (string | Envelope)[] = [];
   #isPaused = false;
   #isPointed = false;
   #isAsking = false;
   #isFilled = false;
   #isScheduled = false;
   #writtenAt = 0;
-  #newsShown = 0;
   #newsFailed = 0;
   #newsReceived = 0;
 
@@ -293,10 +299,12 @@ class Screen {
     try {
       const page = await api.events({ type: pattern === "#" ? null : pattern, limit: 50 }, this.#stopping.signal);
       this.#write();
-      const older = page.items.filter((envelope) => !this.#rows.has(envelope.event_id));
+      const older = page.items.filter((envelope) => !this.#rows.has(envelope.event_id)).slice(0, MOST_ROWS - this.#kept.length);
       // The log may tell of an event before the stream does.
       for (const envelope of older) this.#known.add(envelope.event_id);
-      this.#rows.addOlder(older);
+      setTimeout(() => this.#known.clear(), TWICE_WITHIN_MS);
+      this.#kept.unshift(...older.reverse());
+      this.#fillBelow();
     } catch (error) {
       if (this.#stopping.signal.aborted) return;
       const why = error instanceof Error ? error.message : String(error);
@@ -314,6 +322,10 @@ class Screen {
     return "none";
   }
 
+  get #isBusy(): boolean {
+    return this.#perSecond() > CALM_EVENTS_A_SECOND;
+  }
+
   #perSecond(): number {
     const [before = 0, now = 0] = this.#feed.perSecond(Date.now()).slice(-2);
     return Math.max(before, now);
@@ -323,7 +335,7 @@ class Screen {
     if (this.#isScheduled || this.#stopping.signal.aborted) return;
     this.#isScheduled = true;
     const since = performance.now() - this.#writtenAt;
-    const calm = this.#perSecond() > CALM_EVENTS_A_SECOND && since < CALM_PAUSE_MS;
+    const calm = this.#isBusy && since < CALM_PAUSE_MS;
     const frame = () => requestAnimationFrame(() => this.#frame());
     if (calm) setTimeout(frame, CALM_PAUSE_MS - since);
     else frame();
@@ -333,20 +345,33 @@ class Screen {
     this.#isScheduled = false;
     if (this.#stopping.signal.aborted) return;
     this.#list.dataset["received"] = String(this.#feed.received);
-    if (this.#feed.waiting > 0 && this.#hold === "none") this.#write();
+    if (this.#hold !== "none") this.#fillBelow();
+    else if (this.#feed.waiting > 0) this.#write();
   }
 
   #write(): void {
-    const envelopes = this.#feed.take().map((text) => JSON.parse(text) as Envelope);
-    const fresh = this.#known.size === 0 ? envelopes : envelopes.filter(({ event_id: id }) => !this.#known.delete(id));
-    this.#newsShown += fresh.length;
-    this.#newsFailed += this.#rows.add(fresh);
+    let fresh: (string | Envelope)[] = this.#feed.take();
+    if (this.#known.size > 0) fresh = fresh.map(parsed).filter(({ event_id: id }) => !this.#known.delete(id));
+    if (fresh.length === 0) return;
+    this.#kept.push(...fresh);
+    this.#kept.splice(0, this.#kept.length - MOST_ROWS);
+    const limit = this.#isBusy ? Math.min(MOST_ROWS, Math.ceil(this.#list.clientHeight / ROW_PX) + SPARE_ROWS) : MOST_ROWS;
+    const shown = fresh.slice(-limit).map(parsed);
+    const wasEmpty = this.#rows.length === 0;
+    this.#newsFailed += this.#rows.add(shown, limit);
     this.#writtenAt = performance.now();
-    if (this.#rows.length === fresh.length) this.#tell();
+    if (wasEmpty) this.#tell();
+  }
+
+  /** Write the rows below those that are there: what was left out at a high rate, and what was before. */
+  #fillBelow(): void {
+    const missing = this.#kept.length - this.#rows.length;
+    if (missing > 0) this.#rows.addOlder(this.#kept.slice(0, missing).reverse().map(parsed));
   }
 
   #tell(): void {
     if (document.visibilityState === "hidden") return;
+    if (!this.#isBusy || this.#hold !== "none") this.#fillBelow();
     this.#list.dataset["received"] = String(this.#feed.received);
     this.#hearing.setEmpty(this.#isFilled && this.#rows.length === 0 && this.#feed.waiting === 0);
     this.#hearing.setTold({
@@ -361,7 +386,11 @@ class Screen {
     const fresh = this.#feed.received - this.#newsReceived;
     this.#newsReceived = this.#feed.received;
     const failed = this.#newsFailed === 0 ? "" : `, ${many(this.#newsFailed, "failure")} among those shown`;
-    this.#newsShown = this.#newsFailed = 0;
+    this.#newsFailed = 0;
     this.#hearing.setNews(fresh === 0 ? "" : `${many(fresh, "new event")} in ten seconds${failed}.`);
   }
+}
+
+function parsed(event: string | Envelope): Envelope {
+  return typeof event === "string" ? (JSON.parse(event) as Envelope) : event;
 }

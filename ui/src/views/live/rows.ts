@@ -37,16 +37,16 @@ export class Rows {
     return this.#rows.some((row) => row.eventId === eventId);
   }
 
-  /** Put events on top, oldest first; what does not fit falls off below. Return how many of them failed. */
-  add(envelopes: Envelope[]): number {
-    const newest = envelopes.slice(-MOST_ROWS);
+  /** Put events on top, oldest first; what is more than `limit` rows falls off below. Return how many of them failed. */
+  add(envelopes: Envelope[], limit = MOST_ROWS): number {
+    const newest = envelopes.slice(-limit);
     const fresh: Row[] = [];
     const fragment = document.createDocumentFragment();
     const focused = document.activeElement;
     let failed = 0;
     for (const envelope of newest.reverse()) {
       let row: Row;
-      const last = this.#rows.length + fresh.length < MOST_ROWS ? undefined : this.#rows.pop();
+      const last = this.#rows.length + fresh.length < limit ? undefined : this.#rows.pop();
       // A row that has the focus is left to fall off: written anew, it would be another event under somebody's finger.
       if (last === undefined || last.link === focused) {
         last?.item.remove();
@@ -58,6 +58,7 @@ export class Rows {
       fresh.push(row);
       fragment.append(row.item);
     }
+    while (this.#rows.length + fresh.length > limit) this.#rows.pop()?.item.remove();
     this.#rows.unshift(...fresh);
     this.#list.prepend(fragment);
     this.#rove();

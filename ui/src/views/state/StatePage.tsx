@@ -56,7 +56,10 @@ function Verdict({ ready, isStale }: { ready: Readiness; isStale: boolean }): JS
 function Parts({ ready }: { ready: Readiness }): JSX.Element {
   const index = indexSentence(ready.store);
   return (
-    <section aria-label="What the bus needs">
+    <section aria-labelledby="parts-title">
+      <h2 id="parts-title" class="visually-hidden">
+        What the bus needs
+      </h2>
       <div class="cards">
         <Card title="Bus" tone={ready.transport.ok ? "good" : "bad"} what={ready.transport.what}>
           <p>{ready.transport.detail}</p>

@@ -68,7 +68,7 @@ export function lettersSentence(stats: Stats): string {
 export function jobSentence(job: Job): string {
   const total = job.total === null ? "" : ` of ${count(job.total)}`;
   if (!job.finished) return `Giving back: ${count(job.done)}${total}…`;
-  const skipped = job.skipped > 0 ? ` ${count(job.skipped)} were gone already.` : "";
+  const skipped = job.skipped > 0 ? ` ${count(job.skipped)} ${job.skipped === 1 ? "was" : "were"} gone already.` : "";
   if (job.error !== null) return `It ended early after ${count(job.done)}${total}: ${job.error.detail}${skipped}`;
   return `Given back to its consumers: ${many(job.done, "event")}.${skipped}`;
 }
