@@ -6,9 +6,9 @@ import { NOTHING_DRAWN, type Box, type Drawing, type Grouped, type Lane, type Li
 import { timeOfDay } from "./words";
 
 const NEVER_SEEN = "never seen";
-const LANE_NAMES = 150;
+const INDENT = 16;
 /** Room in a lane above its boxes, for its name, and below them. */
-const LANE_TOP = 26;
+export const LANE_TOP = 26;
 const LANE_PADDING = 14;
 const ROW_GAP = 16;
 const BOX_GAP = 14;
@@ -43,7 +43,7 @@ export function arrangeTimeline(grouped: Grouped): Drawing {
     const rows: number[] = [];
     for (const box of members) {
       const size = widthOf(box);
-      const left = LANE_NAMES + placeOf(times.get(box.id)!);
+      const left = INDENT + placeOf(times.get(box.id)!);
       let row = rows.findIndex((end) => end + BOX_GAP <= left);
       if (row < 0) row = rows.push(0) - 1;
       rows[row] = left + size;
@@ -61,7 +61,7 @@ export function arrangeTimeline(grouped: Grouped): Drawing {
     const members = nodes.filter(({ layer }) => layer === lane).sort((a, b) => a.x - b.x || a.y - b.y);
     members.forEach((box, order) => (box.order = order));
   }
-  const shifted = ticks.map(({ x, label }) => ({ x: x + LANE_NAMES, label }));
+  const shifted = ticks.map(({ x, label }) => ({ x: x + INDENT, label }));
   return { nodes, edges: lines, width: width + LANE_PADDING, height: top, lanes, ticks: shifted };
 }
 
