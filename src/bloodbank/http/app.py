@@ -27,6 +27,7 @@ from bloodbank.http import (
     publish,
     replay,
     schemas,
+    stats,
     stream,
     webhooks,
 )
@@ -48,6 +49,7 @@ ROUTERS = (
     dlq.router,
     jobs.router,
     replay.router,
+    stats.router,
     schemas.router,
     health.router,
 )
