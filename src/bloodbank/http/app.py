@@ -17,6 +17,7 @@ from bloodbank.errors import BloodbankError
 from bloodbank.http import (
     batch,
     debug,
+    demo,
     dlq,
     events,
     health,
@@ -49,6 +50,7 @@ ROUTERS = (
     dlq.router,
     jobs.router,
     replay.router,
+    demo.router,
     stats.router,
     schemas.router,
     health.router,

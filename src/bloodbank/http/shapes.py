@@ -185,6 +185,13 @@ class Stats(BaseModel):
     dead_letters_detail: str | None
 
 
+class DemoPlayed(BaseModel):
+    """How many events were published, and one that is worth looking at."""
+
+    events: int
+    focus: UUID
+
+
 class LineageNode(BaseModel):
     """An event in a graph. depth: hops from the focus, negative towards ancestors.
 
