@@ -178,3 +178,55 @@ async def test_below_a_path_of_the_proxy_the_same_paths_are_open(guarded: httpx.
         assert (await client.get("/healthz")).status_code == 200
         assert_problem(await client.get("/events"), 401, "key_required")
         assert (await client.get("/events", headers={"X-API-Key": "read-key-1"})).status_code == 200
+
+
+CROSS_SITE: list[dict[str, str]] = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "Cross-Site", "Origin": "http://localhost"},
+    {"Origin": "http://evil.example"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "null"},
+    {"Origin": "file://"},
+    {"Origin": "localhost"},
+    {"Origin": ""},
+]
+SAME_SITE: list[dict[str, str]] = [
+    {},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "none"},
+    {"Origin": "HTTP://LOCALHOST"},
+    {"Origin": "https://localhost"},
+]
+
+
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+async def test_without_keys_a_page_of_another_site_can_change_nothing(
+    unguarded: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    for method, path in _routes():
+        if method not in ("GET", "HEAD"):
+            assert_problem(await unguarded.request(method, path, headers=headers), 403, "cross_site")
+    # It may ask; the browser keeps the answer from the page.
+    assert (await unguarded.get("/events", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize("headers", SAME_SITE, ids=str)
+async def test_without_keys_programs_and_our_own_pages_may(
+    unguarded: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    sent = {"event_type": "call.recorded", "payload": {}}
+    assert (await unguarded.post("/events", json=sent, headers=headers)).status_code == 201
+
+
+async def test_with_keys_a_page_of_another_site_needs_one(guarded: httpx.AsyncClient) -> None:
+    sent = {"event_type": "call.recorded", "payload": {}}
+    headers = {"Origin": "http://app.example", "Sec-Fetch-Site": "cross-site"}
+    assert_problem(await guarded.post("/events", json=sent, headers=headers), 401, "key_required")
+    headers |= {"X-API-Key": "publish-key"}
+    assert (await guarded.post("/events", json=sent, headers=headers)).status_code == 201
+
+
+async def test_a_webhook_comes_from_no_page_also_with_keys(guarded: httpx.AsyncClient) -> None:
+    response = await guarded.post("/webhooks/fireflies", json={}, headers={"Sec-Fetch-Site": "cross-site"})
+    assert_problem(response, 403, "cross_site")

@@ -21,7 +21,7 @@ OPERATIONS = [
 WITH_BODY = [
     (path, operation)
     for method, path, operation in OPERATIONS
-    if method == "POST" and not path.startswith(("/outbox", "/dlq"))  # those take no body
+    if method == "POST" and not path.startswith(("/outbox", "/dlq", "/demo"))  # those take no body
 ]
 ENDLESS = {"/events/stream"}
 """Routes whose answer does not end, and has tests of its own."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bloodbank.cli.demo.play import command_name
-from bloodbank.cli.demo.story import EXPECTATIONS, STORY, Expectation
 from bloodbank.cli.demo.verdict import mistakes
+from bloodbank.story import EXPECTATIONS, STORY, Expectation
 from tests.cli.lineage_answers import answer_of, id_of
 
 IDS = {scene.name: id_of(scene.name) for scene in STORY}

@@ -448,6 +448,8 @@ async def test_a_subscription_whose_beginning_took_too_long_begins_again(
 
     async def hang_at_first(channel: Channel, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
+        if not arguments[0].endswith(".workers"):
+            return await consume(channel, *arguments, **options)
         calls += 1
         first = calls == 1
         answer = await consume(channel, *arguments, **options) if is_heard or not first else None

@@ -22,6 +22,7 @@ from bloodbank.errors import (
 )
 from bloodbank.ids import new_event_id
 from bloodbank.stores.sqlite import SqliteStore
+from bloodbank.transports import _embedded_groups as groups
 from bloodbank.transports import _embedded_log as log
 from bloodbank.transports.base import Failure, Message, Receipt
 from bloodbank.transports.embedded import EmbeddedTransport
@@ -467,3 +468,17 @@ async def test_an_error_of_the_disk_leaves_the_outcome_unknown(
         patched.setattr(database, "submit", fail)
         with pytest.raises(PublishUnknown, match="same id again is safe"):
             await transport.publish(Message(new_event_id(), "a.b", b"{}"), timeout_seconds=1)
+
+
+async def test_what_waits_is_counted_in_so_many_entries_and_no_more(
+    transport: EmbeddedTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "GROUPS_SCAN", 30)
+    for name, count in (("far behind", 40), ("behind", 20), ("new", 5)):
+        async with transport.subscribe("a.*", group=name, prefetch=1):
+            pass
+        several = [Message(new_event_id(), key, b"{}") for _ in range(count) for key in ("a.b", "other")][:count]
+        await transport.publish_many(several, timeout_seconds=DEADLINE_SECONDS)
+    states = {state.name: (state.waiting, state.more) for state in await transport.groups()}
+    # 65 entries, of which those of "a.*" are every other one; the newest 30 were looked at.
+    assert states == {"new": (3, False), "behind": (13, False), "far behind": (15, True)}

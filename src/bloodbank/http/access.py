@@ -10,6 +10,10 @@
 | other GET and HEAD | scope `read` | this machine |
 | the rest | scope `publish` | this machine |
 
+Without keys, what changes something is refused when a page of another site sent it, as `Sec-Fetch-Site` or `Origin`
+tell: a browser sends such a request for anybody, and only keeps the answer to itself. Webhooks are refused then in any
+case; their senders are no browsers.
+
 "This machine" means a loopback client that asked for a loopback name: a web page that has pointed its own
 name to 127.0.0.1 (DNS rebinding) is refused. `admin` includes the other scopes. What is not listed needs a
 key, so a new route is closed until somebody opens it.
@@ -30,13 +34,14 @@ from bloodbank.http.explorer import is_explorer
 from bloodbank.http.head import header, headers
 from bloodbank.http.keys import KeyRing
 from bloodbank.http.problems import problem_response
-from bloodbank.http.refusals import KeyRequired, LoopbackOnly, ScopeMissing
+from bloodbank.http.refusals import CrossSite, KeyRequired, LoopbackOnly, ScopeMissing
 
 ALWAYS_OPEN = frozenset({"/healthz", "/livez"})
 DESCRIPTION = frozenset({"/docs", "/openapi.json"})
 SIGNED = "/webhooks/"
 ADMINISTERED = ("/outbox", "/dlq", "/jobs/", "/replay")
 PLAIN_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CHALLENGE = 'Bearer realm="bloodbank"'
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:\d{0,5})?")
@@ -73,16 +78,40 @@ def is_loopback(host: str) -> bool:
 
 
 def _check(scope: AsgiScope) -> None:
-    """Raise KeyRequired, ScopeMissing, LoopbackOnly, or NotOpen outside the lifespan."""
+    """Raise KeyRequired, ScopeMissing, LoopbackOnly, CrossSite, or NotOpen outside the lifespan."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    if path in ALWAYS_OPEN or path.startswith(SIGNED):
+    if path in ALWAYS_OPEN:
+        return
+    if path.startswith(SIGNED):
+        _require_same_site(scope)
         return
     bus = bus_in(scope)
     if not bus.keys:
+        _require_same_site(scope)
         if not bus.settings.allow_anonymous:
             _require_loopback(scope)
     elif path not in DESCRIPTION and not is_explorer(path):
         _require_key(scope, bus.keys, _needed(path, scope["method"]))
+
+
+def _require_same_site(scope: AsgiScope) -> None:
+    """Refuse what changes something and was sent by a page of another site; other clients send neither header."""
+    if scope["method"] in SAFE_METHODS:
+        return
+    site, origins = header(scope, b"sec-fetch-site"), headers(scope, b"origin")
+    hosts = [host.strip().lower() for host in headers(scope, b"host")]
+    is_ours = all(_authority(origin) in hosts for origin in origins)
+    if (site or "none").strip().lower() not in ("none", "same-origin") or not is_ours:
+        raise CrossSite(
+            "A web page of another site sent this, and it would change something. Nothing was done. Send it from a "
+            "program, or from a page of this server."
+        )
+
+
+def _authority(origin: str) -> str | None:
+    """Return what the Host header is when a page of this origin asks its own server; None for what is no origin."""
+    scheme, separator, authority = origin.strip().lower().partition("://")
+    return authority if separator and scheme in ("http", "https") else None
 
 
 def _needed(path: str, method: str) -> Scope:

@@ -17,6 +17,7 @@ from bloodbank.errors import BloodbankError
 from bloodbank.http import (
     batch,
     debug,
+    demo,
     dlq,
     events,
     explorer,
@@ -28,6 +29,7 @@ from bloodbank.http import (
     publish,
     replay,
     schemas,
+    stats,
     stream,
     webhooks,
 )
@@ -49,6 +51,8 @@ ROUTERS = (
     dlq.router,
     jobs.router,
     replay.router,
+    demo.router,
+    stats.router,
     schemas.router,
     health.router,
 )

@@ -19,6 +19,7 @@ from bloodbank.events import load_plugins
 from bloodbank.http.background import Jobs
 from bloodbank.http.feed import Feed
 from bloodbank.http.keys import KeyRing
+from bloodbank.http.statistics import Statistics
 from bloodbank.http.streams import Streams
 from bloodbank.publisher import Publisher
 from bloodbank.replay import Replay
@@ -39,6 +40,7 @@ class Bus:
     jobs: Jobs
     feed: Feed
     streams: Streams
+    statistics: Statistics
     keys: KeyRing
 
 
@@ -76,6 +78,7 @@ async def open_bus(
             jobs,
             feed,
             streams,
+            Statistics(feed, publisher.outbox),
             KeyRing(settings.api_keys),
         )
 

@@ -50,7 +50,7 @@ REASONS = {
     401: "No API key, or a wrong one; for webhooks, no signature or a wrong one.",
     403: "The API key lacks the scope, or no keys are set and the client is not on the server's machine.",
     404: "Unknown.",
-    409: "An event with this id is on the bus with another body.",
+    409: "An event with this id is on the bus with another body, or this cannot be done on this bus.",
     413: "The body is over its limit.",
     415: "The body is not declared as JSON.",
     422: "The event breaks a rule; `errors` lists what to change. Nothing was published.",

@@ -7,9 +7,11 @@ RequestRefused                the request is at fault                           
 ├── InvalidSignature          a webhook is not signed, or not with a secret of ours     401
 ├── ScopeMissing              the key may not do this                                   403
 ├── LoopbackOnly              no keys are set and the client is not on this machine     403
+├── CrossSite                 no keys are set and a page of another site sent it        403
 ├── WebhookSecretMissing      the webhook cannot be verified: no secret is set          403
 ├── SchemaNotFound            no payload model is registered for the type               404
 ├── JobNotFound               no job of this server has this id                         404
+├── DemoUnavailable           the demo is not played on this bus                        409
 ├── BodyTimeout               the body did not arrive in time                           408
 ├── BodyTooLarge              the body is over its limit                                413
 │   └── BatchTooLarge         more events than one request may bring                    413
@@ -69,6 +71,18 @@ class LoopbackOnly(RequestRefused):
     """No keys are set and the client is not on this machine."""
 
     code = "loopback_only"
+
+
+class CrossSite(RequestRefused):
+    """No keys are set, and a page of another site sent a request that changes something."""
+
+    code = "cross_site"
+
+
+class DemoUnavailable(RequestRefused):
+    """The demo is played on the embedded bus only."""
+
+    code = "demo_unavailable"
 
 
 class WebhookSecretMissing(RequestRefused):

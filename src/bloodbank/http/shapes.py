@@ -122,6 +122,80 @@ class EventPage(BaseModel):
     searched: int = 0
 
 
+class EventsPerSecond(BaseModel):
+    """How many events came a second: in the last whole second, and on average in the last 60."""
+
+    last_second: float
+    last_minute: float
+
+
+class TypeRate(BaseModel):
+    """How often a type was seen. total: since `since`. last_seen: when the last one was accepted."""
+
+    event_type: str
+    last_minute: int
+    total: int
+    last_seen: AwareDatetime
+
+
+class GroupLag(BaseModel):
+    """How far a group of consumers is.
+
+    waiting: what no consumer has yet; `more`: at least so many. delivered: what consumers have and have not settled;
+    null where the broker does not tell.
+    """
+
+    group: str
+    patterns: list[str]
+    waiting: int
+    more: bool
+    delivered: int | None
+
+
+class OutboxLag(BaseModel):
+    """What waits for the broker, what it refused for good, and the age of what waits longest."""
+
+    waiting: int
+    set_aside: int
+    oldest_seconds: float | None
+
+
+class Trouble(BaseModel):
+    """Why the log cannot be read now."""
+
+    code: str
+    detail: str
+
+
+class Stats(BaseModel):
+    """What the bus does now.
+
+    since: from when on events are counted; null before the log could be read. per_second: events in each of the last 60
+    whole seconds, the oldest first. types: the 200 most frequent, of the last minute first. Each `…_detail` says why
+    something is not known; then the list is empty and the number null.
+    """
+
+    now: AwareDatetime
+    since: AwareDatetime | None
+    events_per_second: EventsPerSecond
+    per_second: list[int] = Field(min_length=60, max_length=60)
+    types: list[TypeRate] = Field(max_length=200)
+    trouble: Trouble | None
+    groups: list[GroupLag]
+    groups_detail: str | None
+    outbox: OutboxLag | None
+    outbox_detail: str | None
+    dead_letters: int | None
+    dead_letters_detail: str | None
+
+
+class DemoPlayed(BaseModel):
+    """How many events were published, and one that is worth looking at."""
+
+    events: int
+    focus: UUID
+
+
 class LineageNode(BaseModel):
     """An event in a graph. depth: hops from the focus, negative towards ancestors.
 

@@ -74,6 +74,11 @@ def page(connection: sqlite3.Connection, after: int, group: str | None) -> list[
     ]
 
 
+def count(connection: sqlite3.Connection) -> int:
+    """Return how many dead letters there are."""
+    return connection.execute(SQL["count_dead_letters"]).fetchone()[0]
+
+
 def require_groups_of(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """Raise InvalidQuery when dead letters have a group that is not there any more."""
     rows = connection.execute(SQL["groups_of_dead_letters"], {"numbers": _json(numbers)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,10 +13,12 @@ from bloodbank._sqlite import Database, now_microseconds, translated
 from bloodbank.errors import TransportUnavailable
 from bloodbank.transports._embedded_dead_letters import bury
 from bloodbank.transports._embedded_log import SQL, message_of, start_of
-from bloodbank.transports.base import Failure, Message, Start, matches
+from bloodbank.transports.base import Failure, GroupState, Message, Start, matches
 
 SCAN_LIMIT = 1000
 """Most entries looked at in one transaction while searching for some that fit a pattern."""
+GROUPS_SCAN = 100_000
+"""Most log entries that are gone through to count what waits for groups."""
 ALL = -1
 """No limit, as SQLite writes it."""
 FIRST_RESENT = 1 << 62
@@ -309,6 +312,31 @@ def unsettled(connection: sqlite3.Connection) -> dict[str, int]:
         if count:
             counts[name] = count
     return counts
+
+
+def states(connection: sqlite3.Connection) -> list[GroupState]:
+    """Return how far each group is, by name. At most GROUPS_SCAN entries of the log are looked at for all of them.
+
+    What waits for a group that is far ahead waits for those behind it too, so the log is gone through once, from its
+    end to the cursor that is furthest behind.
+    """
+    coming: Counter[str] = Counter()
+    until: int = connection.execute(SQL["last_position"]).fetchone()[0]
+    room = GROUPS_SCAN
+    found: list[GroupState] = []
+    for group_id, name, cursor, held, delivered in connection.execute(SQL["group_states"], {"now": now_microseconds()}):
+        if cursor < until and room:
+            asked = {"after": cursor, "until": until, "limit": room}
+            counts = Counter(dict(connection.execute(SQL["count_keys"], asked).fetchall()))
+            room -= counts.total()
+            coming += counts
+            until = cursor if room else until
+        patterns = tuple(
+            sorted(pattern for (pattern,) in connection.execute(SQL["patterns_of"], (group_id,)).fetchall())
+        )
+        fits = sum(count for key, count in coming.items() if any(matches(pattern, key) for pattern in patterns))
+        found.append(GroupState(name, patterns, held - delivered + fits, delivered, more=cursor < until and not room))
+    return sorted(found, key=lambda state: state.name)
 
 
 def cursor_at(connection: sqlite3.Connection, start: Start) -> int:

@@ -25,11 +25,15 @@ from bloodbank.errors import InvalidQuery
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._amqp import scratch_channel, translated
 from bloodbank.transports._rabbit_frames import Outgoing, outgoing_with
+from bloodbank.transports._rabbit_increments import Increments
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_sending import BATCH, send_all, send_each
 from bloodbank.transports.base import DeadLetter, Failure
+
+FORGET_SECONDS = 60.0
+"""How often to look where the stream begins, while dead letters are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,11 @@ class DeadLetters:
         self._names = names
         self._stream = stream
         self._timeout_seconds = timeout_seconds
+        self._increments = Increments(stream)
+        self._counting = asyncio.Lock()
+        # Offsets of what is dead and not settled, as far as it was counted.
+        self._counted: set[int] = set()
+        self._forget_at = 0.0
 
     async def read(self, group: str | None, after: int | None) -> AsyncGenerator[DeadLetter]:
         """Yield the list from behind an offset on, oldest first."""
@@ -70,6 +79,25 @@ class DeadLetters:
                 offset = wire.offset_of(entry)
                 if offset in is_open.groups and group in (None, is_open.groups[offset]):
                     yield _letter(entry, offset, is_open.groups[offset])
+
+    async def count(self) -> int:
+        """Return how many there are, by what was not counted before."""
+        await self._take_over()
+        async with self._counting:
+            async with aclosing(self._increments.read()) as entries:
+                async for entry in entries:
+                    if entry is None:
+                        self._counted.clear()
+                    elif isinstance(settled := wire.header_of(entry, wire.SETTLED_HEADER), int):
+                        self._counted.discard(settled)
+                    elif wire.time_of(entry, wire.DEAD_HEADER) is not None:
+                        self._counted.add(wire.offset_of(entry))
+            if self._counted and time.monotonic() >= self._forget_at:
+                # What the stream has forgotten is settled by time.
+                first = await self._increments.first_offset()
+                self._counted = {offset for offset in self._counted if first is not None and offset >= first}
+                self._forget_at = time.monotonic() + FORGET_SECONDS
+            return len(self._counted)
 
     async def redeliver(self, numbers: Sequence[int]) -> int:
         """Put some back to their groups; see `Transport.redeliver`."""

@@ -81,7 +81,7 @@ class Subscription:
         self._link = link
         self._outlet = outlet
         self._limits = limits
-        self._pattern = pattern
+        self.pattern = pattern
         self._prefetch = prefetch
         self._start: Start = start
         self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)
@@ -153,14 +153,14 @@ class Subscription:
                 return await wire.declare_retry(await self._link.connection(), self.queue, delay_seconds)
 
     async def _attach(self, connection: Connection) -> None:
-        with translated(f"subscribe to {self._pattern}"):
+        with translated(f"subscribe to {self.pattern}"):
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 if self.group is None:
-                    await wire.declare_private(connection, self.names, self.queue, self._pattern)
-                    self._filler.begin(self._pattern, self._start)
+                    await wire.declare_private(connection, self.names, self.queue, self.pattern)
+                    self._filler.begin(self.pattern, self._start)
                 else:
-                    await self._filler.order(connection, self._pattern, self._start)
-                    await wire.declare_group(connection, self.names, self.queue, self._pattern)
+                    await self._filler.order(connection, self.pattern, self._start)
+                    await wire.declare_group(connection, self.names, self.queue, self.pattern)
                     await self._filler.begin_if_ordered(connection)
                 channel = await open_channel(connection)
                 try:

@@ -7,6 +7,7 @@
     <base>.<group>.filling      quorum queue of one message, while a new group is filled from the log
     <base>.deadletters    stream of what consumers set aside, and of what became of it, for the retention time
     <base>.dead           quorum queue of what RabbitMQ itself gives up, and where version 0.2 set things aside
+    <base>.groups         stream of which groups there are
     <base>.replays        durable topic exchange, to which groups are bound as to the first, and the log is not
 
 In a cluster RabbitMQ keeps a quorum queue on three nodes and the stream on all that run when it is declared; their
@@ -72,7 +73,7 @@ MOST_RETURNS = 2**31 - 1
 """How often an order may come back; RabbitMQ 4 gives a message up after 20 times unless told otherwise."""
 
 _GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
+_RESERVED_GROUPS = ("log", "dead", "deadletters", "groups", "replays")
 _FILLING = ".filling"
 
 
@@ -98,6 +99,11 @@ class Names:
         return f"{self._base}.deadletters"
 
     @property
+    def groups(self) -> str:
+        """The stream of which groups there are."""
+        return f"{self._base}.groups"
+
+    @property
     def replays(self) -> str:
         """The exchange of what groups get again."""
         return f"{self._base}.replays"
@@ -105,12 +111,17 @@ class Names:
     def group(self, group: str) -> str:
         """Return the queue of a group. Raises InvalidQuery for a name that cannot be one."""
         name = f"{self._base}.{group}"
-        if group in _RESERVED_GROUPS or group.endswith(_FILLING) or not _GROUP.fullmatch(group) or len(name) > 200:
+        if not self.is_group(group):
             raise InvalidQuery(
                 f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
                 f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} are taken."
             )
         return name
+
+    def is_group(self, group: str) -> bool:
+        """Say whether this can be the name of a group."""
+        is_taken = group in _RESERVED_GROUPS or group.endswith(_FILLING)
+        return not is_taken and _GROUP.fullmatch(group) is not None and len(f"{self._base}.{group}") <= 200
 
     def group_of(self, queue: str) -> str:
         """Return the group that a queue belongs to; the other way round of `group`."""

@@ -144,6 +144,23 @@ class DeadLetter:
     dead_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """How far a group of consumers is.
+
+    patterns: what it wants, in order; together they make its messages.
+    waiting: messages that no consumer has yet; what waits for a retry may be left out.
+    delivered: those that consumers have and have not settled; None where the transport does not tell.
+    more: there are more waiting than were counted.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    waiting: int
+    delivered: int | None = None
+    more: bool = False
+
+
 class Delivery(Protocol):
     """A message handed to a consumer, who settles it exactly once."""
 
@@ -272,6 +289,17 @@ class Transport(Protocol):
         group: only its own; None: of all. after: begin behind this number; None: with the first.
 
         Raises TransportUnavailable.
+        """
+        ...
+
+    async def dead_letter_count(self) -> int:
+        """Return how many there are. Asked again, it costs what has changed since. Raises TransportUnavailable."""
+        ...
+
+    async def groups(self) -> list[GroupState]:
+        """Return the groups that exist, by name, and how much waits for each. Raises TransportUnavailable.
+
+        A group is there once a consumer of it has subscribed, by a version that makes it known; it may take a moment.
         """
         ...
 

@@ -25,12 +25,13 @@ from bloodbank.errors import (
 )
 from bloodbank.transports import _embedded_dead_letters as dead
 from bloodbank.transports import _embedded_log as log
-from bloodbank.transports._embedded_groups import MICROSECONDS, DurableGroup, EphemeralGroup, unsettled
+from bloodbank.transports._embedded_groups import MICROSECONDS, DurableGroup, EphemeralGroup, states, unsettled
 from bloodbank.transports._embedded_subscription import Subscription
 from bloodbank.transports.base import (
     DeadLetter,
     Delivery,
     Features,
+    GroupState,
     LogEntry,
     Message,
     Receipt,
@@ -275,6 +276,16 @@ class EmbeddedTransport:
             for letter in letters:
                 number = letter.number
                 yield letter
+
+    async def dead_letter_count(self) -> int:
+        """Count the dead letters by their index; see `Transport.dead_letter_count`."""
+        self._require_open()
+        return await self._read(dead.count)
+
+    async def groups(self) -> list[GroupState]:
+        """Count what waits for each group, in at most GROUPS_SCAN entries of the log; see `Transport.groups`."""
+        self._require_open()
+        return await self._read(states)
 
     async def redeliver(self, numbers: Sequence[int]) -> int:
         """Put dead letters back to their groups, many in one transaction; see `Transport.redeliver`."""

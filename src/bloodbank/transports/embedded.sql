@@ -72,6 +72,22 @@ SELECT pattern FROM group_pattern WHERE group_id = ?
 -- name: held_by_group
 SELECT name, id, cursor, (SELECT count(*) FROM delivery WHERE group_id = consumer_group.id) FROM consumer_group
 
+-- name: group_states
+-- Without an owner, or when its lease is over, a delivery may be handed out again.
+SELECT
+    id, name, cursor,
+    (SELECT count(*) FROM delivery WHERE group_id = consumer_group.id),
+    (SELECT count(*) FROM delivery WHERE group_id = consumer_group.id AND owner IS NOT NULL AND due_at > :now)
+FROM consumer_group ORDER BY cursor DESC
+
+-- name: count_keys
+-- Of the newest entries first, so that what is counted stands at the end of what waits.
+SELECT routing_key, count(*)
+FROM (
+    SELECT routing_key FROM log WHERE position > :after AND position <= :until ORDER BY position DESC LIMIT :limit
+)
+GROUP BY routing_key
+
 -- name: cursor_of
 SELECT cursor FROM consumer_group WHERE id = ?
 
@@ -129,6 +145,9 @@ SELECT
 FROM dead_letter
 WHERE number > :after AND (:group_name IS NULL OR group_name = :group_name)
 ORDER BY number LIMIT :limit
+
+-- name: count_dead_letters
+SELECT count(*) FROM dead_letter
 
 -- name: groups_of_dead_letters
 SELECT DISTINCT group_name FROM dead_letter WHERE number IN (SELECT value FROM json_each(:numbers))

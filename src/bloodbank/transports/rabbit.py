@@ -26,11 +26,12 @@ from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._amqp import is_blocked, scratch_channel, translated
 from bloodbank.transports._rabbit_dead_letters import DeadLetters, no_group
 from bloodbank.transports._rabbit_deliveries import Limits, Subscription
+from bloodbank.transports._rabbit_groups import Groups
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_sending import BATCH, send_all
-from bloodbank.transports.base import DeadLetter, Delivery, Features, LogEntry, Message, Receipt
+from bloodbank.transports.base import DeadLetter, Delivery, Features, GroupState, LogEntry, Message, Receipt
 from bloodbank.transports.base import Start as BusStart
 
 PUBLISHING_HEARTBEAT_SECONDS = 4
@@ -66,7 +67,7 @@ class RabbitTransport:
         self._consuming = self._link(url, "consuming", CONSUMING_HEARTBEAT_SECONDS)
         # Each tells the other that the broker is back.
         self._publishing.on_up = self._consuming.wake
-        self._consuming.on_up = self._publishing.wake
+        self._consuming.on_up = self._is_up
         self._outlet = Outlet(self._publishing, self._names.exchange, self._declare)
         self._log = self._stream(self._names.log)
         self._dead_letters = DeadLetters(
@@ -74,6 +75,13 @@ class RabbitTransport:
             self._outlet,
             self._names,
             self._stream(self._names.dead_letters),
+            settings.publish_timeout_seconds,
+        )
+        self._groups = Groups(
+            self._consuming,
+            self._outlet,
+            self._names,
+            self._stream(self._names.groups),
             settings.publish_timeout_seconds,
         )
         self._open = False
@@ -94,6 +102,7 @@ class RabbitTransport:
     ) -> None:
         """Close both connections. Publishes that wait for their confirm end as PublishUnknown."""
         self._open = False
+        await self._groups.close()
         await asyncio.gather(self._consuming.close(), self._publishing.close())
 
     async def check(self, *, timeout_seconds: float) -> None:
@@ -183,6 +192,22 @@ class RabbitTransport:
             async for letter in letters:
                 yield letter
 
+    async def dead_letter_count(self) -> int:
+        """Count by what has come into the stream of dead letters since; see `Transport.dead_letter_count`.
+
+        The first time all of it is read. When that is broken off, the next time goes on from there.
+        """
+        self._require_open()
+        return await self._dead_letters.count()
+
+    async def groups(self) -> list[GroupState]:
+        """Ask the queues of all groups that have made themselves known; see `Transport.groups`.
+
+        What consumers have in hand, and what waits for a retry, is not counted.
+        """
+        self._require_open()
+        return await self._groups.states()
+
     async def redeliver(self, numbers: Sequence[int]) -> int:
         """Put dead letters back to their groups; see `Transport.redeliver`."""
         self._require_open()
@@ -230,9 +255,15 @@ class RabbitTransport:
         self._require_open()
         try:
             await subscription.open()
+            if subscription.group is not None:
+                self._groups.announce(subscription.group, subscription.pattern)
             yield subscription
         finally:
             await subscription.close()
+
+    def _is_up(self) -> None:
+        self._publishing.wake()
+        self._groups.look_again()
 
     async def _find(self, event_id: UUID, start: Start) -> Message | None:
         async with aclosing(self._log.read(start)) as entries:

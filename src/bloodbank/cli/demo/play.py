@@ -20,7 +20,6 @@ import orjson
 
 from bloodbank.cli.bus import Bus, Json
 from bloodbank.cli.demo.server import DemoServer, demo_server
-from bloodbank.cli.demo.story import EXPECTATIONS, MEETING_ID, STORY, WEBHOOK, Expectation, Scene
 from bloodbank.cli.demo.verdict import mistakes
 from bloodbank.cli.remote import RemoteBus, problem
 from bloodbank.cli.text import Line, Span, write_lines
@@ -30,6 +29,7 @@ from bloodbank.envelope import Source, TriggerType
 from bloodbank.errors import Unavailable
 from bloodbank.events.failures import is_failure
 from bloodbank.ids import new_event_id
+from bloodbank.story import EXPECTATIONS, MEETING_ID, STORY, WEBHOOK, Expectation, Scene
 from bloodbank.wiring import describe
 
 WEBHOOK_SECONDS = 10.0

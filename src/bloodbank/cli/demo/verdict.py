@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 from uuid import UUID
 
-from bloodbank.cli.demo.story import Expectation
+from bloodbank.story import Expectation
 
 
 def mistakes(answer: Mapping[str, Any], expected: Expectation, ids: Mapping[str, UUID]) -> list[str]:
