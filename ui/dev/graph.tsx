@@ -1,5 +1,5 @@
 /**
- * Graphs to try without a server: `npx vite dev`, served at /graph.html. Not part of the build.
+ * Graphs to try without a server: `npm run dev`, at /dev/graph.html. Not part of the build.
  *
  * `?graph=demo|random|wide|star|tree|chain|circle&n=500&back=8&seed=1&theme=dark&mode=timeline&depth=10000`. What it took is in
  * `window.graphTimes`, in milliseconds.

@@ -1,20 +1,24 @@
 /** The graph of an event: what caused it and what it led to, drawn, said in words, and as a list. */
 
 import type { JSX } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useMemo, useRef } from "preact/hooks";
 
-import { Canvas, type CanvasHandle } from "./Canvas";
-import { type ColourBy, legendOf } from "./colour";
+import { Canvas } from "./Canvas";
+import { type ColourBy, type Legend, legendOf } from "./colour";
 import { toMermaid, toPng, toSvg } from "./export";
-import { EXPAND_STEP, group, isGroup } from "./group";
+import { type Holding, messageOf, useGathered } from "./gathered";
+import { group, isGroup } from "./group";
 import "./graph.css";
 import { arrange } from "./layout";
-import { DEFAULT_DOWN, type Gathered, gather, grow, neighbours, shownPart } from "./lineage";
+import { DEFAULT_DOWN, shownPart } from "./lineage";
 import { List } from "./List";
+import { type Opened, type Opening, useOpened } from "./opened";
+import { Keys, Problem } from "./Parts";
 import { paletteOf, save } from "./save";
+import type { CanvasHandle } from "./stage";
 import { arrangeTimeline } from "./timeline";
 import { type FileKind, LegendView, type Options, Tools } from "./Tools";
-import type { Load, PlacedBox } from "./types";
+import type { Box, Drawing, Lineage, Load } from "./types";
 import { counted, leftOut, shortId, summary } from "./words";
 
 export interface GraphViewProps {
@@ -33,221 +37,114 @@ export interface GraphViewProps {
   load: Load;
 }
 
-/** What the reader let out, of this event's graph. */
-interface Opened {
-  up: ReadonlySet<string>;
-  down: ReadonlySet<string>;
-  groups: ReadonlyMap<string, number>;
-}
-
-const CLOSED: Opened = { up: new Set(), down: new Set(), groups: new Map() };
-
 export function GraphView(props: GraphViewProps): JSX.Element {
-  const { id, depth, up, mode, colour, load } = props;
-  const down = depth ?? DEFAULT_DOWN;
+  const { id, depth, up, load } = props;
   const root = useRef<HTMLElement>(null);
-  const handle = useRef<CanvasHandle | null>(null);
-  const { gathered, problem, isLoading, notice, setNotice, setGathered, reload } = useGathered(load, id, up, down);
-  const [opened, setOpened] = useState<Opened>(CLOSED);
+  const holding = useGathered(load, id, up, depth ?? DEFAULT_DOWN);
   // Until another event's graph is there, the one before stays.
-  const focus = gathered?.lineage.focus ?? id;
-  useEffect(() => setOpened(CLOSED), [focus]);
-
-  const shown = useMemo(
-    () => gathered && shownPart(gathered.lineage, { up, down, grownUp: opened.up, grownDown: opened.down }),
-    [gathered, up, down, opened],
-  );
-  const grouped = useMemo(
-    () => shown && group(shown, { expanded: opened.groups, bySource: mode === "timeline" }),
-    [shown, opened, mode],
-  );
-  const drawing = useMemo(() => grouped && (mode === "timeline" ? arrangeTimeline(grouped) : arrange(grouped)), [grouped, mode]);
-  const legend = useMemo(() => grouped && legendOf(grouped.boxes, colour), [grouped, colour]);
-
-  if (!shown || !grouped || !drawing || !legend || !gathered) {
-    return (
-      <section class="graph" ref={root} aria-label="Graph" aria-busy={isLoading}>
-        {problem === null ? <p class="graph-quiet">Loading the graph…</p> : <Problem text={problem} onRetry={reload} />}
-      </section>
-    );
-  }
-
-  const open = (box: PlacedBox) => {
-    if (isGroup(box.id)) {
-      const groups = new Map(opened.groups).set(box.id, (opened.groups.get(box.id) ?? 0) + EXPAND_STEP);
-      setOpened({ ...opened, groups });
-      setNotice(`${counted(Math.min(EXPAND_STEP, box.events.length), "event")} of the group drawn.`);
-    } else if (box.id !== focus) props.onNavigate(box.id);
-  };
-
-  const growBox = async (box: PlacedBox, way: "up" | "down") => {
-    const near = neighbours(gathered.lineage);
-    const map = way === "up" ? near.parents : near.children;
-    const total = way === "up" ? "parents_total" : "children_total";
-    const lacking = box.events.filter((event) => event[total] > (map.get(event.id)?.length ?? 0)).map((event) => event.id);
-    const ids = new Set([...opened[way], ...box.events.map((event) => event.id)]);
-    const words = way === "up" ? "cause" : "effect";
-    if (lacking.length === 0) setNotice(`${counted(way === "up" ? box.hiddenParents : box.hiddenChildren, words)} added.`);
-    else {
-      setNotice(`Asking for ${words}s…`);
-      try {
-        const lineage = await grow(load, gathered.lineage, lacking, way);
-        const added = lineage.nodes.length - gathered.lineage.nodes.length;
-        setGathered(gathered, { ...gathered, lineage });
-        const isNew = added > 0 || lineage.edges.length > gathered.lineage.edges.length;
-        setNotice(isNew ? `${counted(added, words)} added.` : `The ${words}s that are not drawn are no longer kept.`);
-      } catch (error) {
-        setNotice(`The ${words}s could not be loaded. ${messageOf(error)}`);
-        return;
-      }
-    }
-    setOpened((now) => ({ ...now, [way]: ids }));
-  };
-
-  const shrink = (box: PlacedBox) => {
-    const without = (ids: ReadonlySet<string>) => new Set(Array.from(ids).filter((grown) => !box.events.some((event) => event.id === grown)));
-    const groups = new Map(opened.groups);
-    groups.delete(box.of ?? box.id);
-    setOpened({ up: without(opened.up), down: without(opened.down), groups });
-  };
-
-  const saveAs = async (kind: FileKind) => {
-    const name = `event-${shortId(focus)}`;
-    try {
-      if (kind === "mermaid") save(`${name}.mmd`, new Blob([toMermaid(shown)], { type: "text/vnd.mermaid;charset=utf-8" }));
-      else {
-        const svg = toSvg(drawing, focus, legend, paletteOf(root.current!));
-        save(`${name}.${kind}`, kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await toPng(svg));
-      }
-    } catch (error) {
-      setNotice(`The file could not be made. ${messageOf(error)}`);
-    }
-  };
-
-  const told = summary(shown);
-  const missing = leftOut(grouped.boxes, gathered.lineage.truncated.limit);
-  const marks = {
-    failed: grouped.boxes.some(({ failed }) => failed),
-    unknown: grouped.boxes.some(({ known }) => !known),
-    groups: grouped.boxes.some(({ events }) => events.length > 1),
-  };
+  const focus = holding.gathered?.lineage.focus ?? id;
+  const opening = useOpened(focus, load, holding);
+  const picture = usePicture(props, holding, opening.opened);
+  const { problem, isLoading, reload } = holding;
   return (
     <section class="graph" ref={root} aria-label="Graph" aria-busy={isLoading}>
+      {problem !== null && <Problem text={problem} onRetry={reload} />}
+      {picture !== null && <Drawn {...{ props, holding, opening, picture, root }} />}
+      {picture === null && problem === null && <p class="graph-quiet">Loading the graph…</p>}
+    </section>
+  );
+}
+
+/** What is drawn of a graph. */
+interface Picture {
+  shown: Lineage;
+  boxes: Box[];
+  drawing: Drawing;
+  legend: Legend;
+}
+
+function usePicture({ depth, up, mode, colour }: GraphViewProps, { gathered }: Holding, opened: Opened): Picture | null {
+  const shown = useMemo(
+    () => gathered && shownPart(gathered.lineage, { up, down: depth ?? DEFAULT_DOWN, grownUp: opened.up, grownDown: opened.down }),
+    [gathered, up, depth, opened],
+  );
+  const drawn = useMemo(() => {
+    if (!shown) return null;
+    const grouped = group(shown, { expanded: opened.groups, bySource: mode === "timeline" });
+    return { shown, boxes: grouped.boxes, drawing: mode === "timeline" ? arrangeTimeline(grouped) : arrange(grouped) };
+  }, [shown, opened, mode]);
+  return useMemo(() => drawn && { ...drawn, legend: legendOf(drawn.boxes, colour) }, [drawn, colour]);
+}
+
+interface DrawnProps {
+  props: GraphViewProps;
+  holding: Holding;
+  opening: Opening;
+  picture: Picture;
+  root: { current: HTMLElement | null };
+}
+
+function Drawn({ props, holding, opening, picture, root }: DrawnProps): JSX.Element {
+  const { depth, up, mode, colour } = props;
+  const { shown, boxes, drawing, legend } = picture;
+  const { focus } = shown;
+  const handle = useRef<CanvasHandle | null>(null);
+  const saveAs = (kind: FileKind) =>
+    fileOf(kind, picture, root.current!)
+      .then((file) => save(`event-${shortId(focus)}.${kind === "mermaid" ? "mmd" : kind}`, file))
+      .catch((error: unknown) => holding.setNotice(`The file could not be made. ${messageOf(error)}`));
+  return (
+    <>
       <Tools
         {...{ depth, up, mode, colour }}
         defaultDepth={DEFAULT_DOWN}
-        isChanged={opened.up.size + opened.down.size + opened.groups.size > 0}
+        isChanged={opening.isOpened}
         onOptions={props.onOptions}
-        onReset={() => setOpened(CLOSED)}
-        onReload={reload}
+        onReset={opening.close}
+        onReload={holding.reload}
         onZoom={(factor) => handle.current?.zoom(factor)}
         onFit={() => handle.current?.fit()}
         onCentre={() => handle.current?.centre()}
         onSave={saveAs}
       />
-      {problem !== null && <Problem text={problem} onRetry={reload} />}
-      <p class="graph-summary">
-        {told} {missing && <span class="graph-left-out">{missing}</span>}
-      </p>
+      <Summary shown={shown} boxes={boxes} isCut={holding.gathered?.lineage.truncated.limit ?? false} />
       <Canvas
         drawing={drawing}
         focus={focus}
         legend={legend}
         label={`${mode === "timeline" ? "Timeline" : "Graph"} of ${counted(shown.nodes.length, "event")}. Arrow keys walk, Enter opens, + shows more.`}
         viewKey={`${focus} ${mode}`}
-        onOpen={open}
-        onGrow={growBox}
-        onShrink={shrink}
+        onOpen={(box) => {
+          if (isGroup(box.id)) opening.expand(box);
+          else if (box.id !== focus) props.onNavigate(box.id);
+        }}
+        onGrow={opening.growBox}
+        onShrink={opening.shrink}
         handle={handle}
       />
-      <LegendView legend={legend} marks={marks} />
+      <LegendView legend={legend} boxes={boxes} />
       {mode === "timeline" && <p class="graph-quiet">Distances grow with the logarithm of the time between two events.</p>}
       <p class="graph-notice" role="status">
-        {notice}
+        {holding.notice}
       </p>
       <Keys />
       <List lineage={shown} onNavigate={props.onNavigate} />
-    </section>
+    </>
   );
 }
 
-/** Load what is around an event, again when it or what is shown of it changes. */
-function useGathered(load: Load, id: string, up: number | null, down: number) {
-  const [gathered, setAll] = useState<Gathered | null>(null);
-  const [problem, setProblem] = useState<string | null>(null);
-  const [isLoading, setLoading] = useState(true);
-  const [notice, setNotice] = useState("");
-  const [round, setRound] = useState(0);
-  const held = useRef<{ gathered: Gathered; round: number } | null>(null);
-  const loader = useRef(load);
-  loader.current = load;
-  useEffect(() => {
-    const had = held.current;
-    if (had && had.gathered.isWhole && had.gathered.lineage.focus === id && had.round === round) return;
-    let isCurrent = true;
-    setLoading(true);
-    setNotice("");
-    gather((...question) => loader.current(...question), id, up, down)
-      .then((found) => {
-        if (!isCurrent) return;
-        held.current = { gathered: found, round };
-        setAll(found);
-        setProblem(null);
-      })
-      .catch((error: unknown) => {
-        if (isCurrent) setProblem(`The graph could not be loaded. ${messageOf(error)}`);
-      })
-      .finally(() => {
-        if (isCurrent) setLoading(false);
-      });
-    return () => {
-      isCurrent = false;
-    };
-  }, [id, up, down, round]);
-  /** Take what was added to a lineage, unless another one is there by now. */
-  const setGathered = (from: Gathered, to: Gathered) => setAll((now) => (now === from ? to : now));
-  return { gathered, problem, isLoading, notice, setNotice, setGathered, reload: () => setRound(round + 1) };
-}
-
-function Problem({ text, onRetry }: { text: string; onRetry(): void }): JSX.Element {
+function Summary({ shown, boxes, isCut }: { shown: Lineage; boxes: Box[]; isCut: boolean }): JSX.Element {
+  const told = useMemo(() => summary(shown), [shown]);
+  const missing = leftOut(boxes, isCut);
   return (
-    <p class="graph-problem" role="alert">
-      {text}{" "}
-      <button type="button" onClick={onRetry}>
-        Try again
-      </button>
+    <p class="graph-summary">
+      {told} {missing && <span class="graph-left-out">{missing}</span>}
     </p>
   );
 }
 
-const KEYS: [string, string][] = [
-  ["↑ ↓", "to a cause, to an effect"],
-  ["← →", "to a sibling"],
-  ["n p", "to the next event, to the one before"],
-  ["Home", "back to this event"],
-  ["Enter", "open the event, or take events out of a group"],
-  ["+ −", "show what is not drawn, fold it again"],
-  ["z x", "zoom in, zoom out; so does the wheel once the graph has been clicked, and Ctrl with the wheel"],
-  ["0", "show everything"],
-  ["Shift with arrows", "move the drawing; so does dragging"],
-];
-
-function Keys(): JSX.Element {
-  return (
-    <details class="graph-keys">
-      <summary>Keys</summary>
-      <dl>
-        {KEYS.map(([keys, what]) => (
-          <div key={keys}>
-            <dt>{keys}</dt>
-            <dd>{what}</dd>
-          </div>
-        ))}
-      </dl>
-    </details>
-  );
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+async function fileOf(kind: FileKind, { shown, drawing, legend }: Picture, root: HTMLElement): Promise<Blob> {
+  if (kind === "mermaid") return new Blob([toMermaid(shown)], { type: "text/vnd.mermaid;charset=utf-8" });
+  const svg = toSvg(drawing, shown.focus, legend, paletteOf(root));
+  return kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : toPng(svg);
 }

@@ -102,8 +102,8 @@ function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): J
 /** `+N` at a box's upper edge for causes, at its lower for effects, that are not drawn. Keys do the same. */
 function badges(box: PlacedBox): JSX.Element[] {
   const found = [];
-  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2, box.hiddenParents));
-  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2, box.hiddenChildren));
+  if (box.hiddenParents > 0) found.push(badge(box, "up", box.y - box.height / 2 - 4, box.hiddenParents));
+  if (box.hiddenChildren > 0) found.push(badge(box, "down", box.y + box.height / 2 + 4, box.hiddenChildren));
   return found;
 }
 

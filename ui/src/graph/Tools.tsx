@@ -4,6 +4,7 @@ import type { JSX } from "preact";
 
 import type { ColourBy, Legend } from "./colour";
 import { ALL } from "./lineage";
+import type { Box } from "./types";
 
 const GENERATIONS = [1, 2, 3, 4, 5, 10];
 
@@ -136,7 +137,7 @@ function Generations(props: { label: string; value: number; onChoose(value: numb
 
 const MOST_ITEMS = 16;
 
-export function LegendView({ legend, marks }: { legend: Legend; marks: { failed: boolean; unknown: boolean; groups: boolean } }): JSX.Element {
+export function LegendView({ legend, boxes }: { legend: Legend; boxes: Box[] }): JSX.Element {
   const rest = legend.items.length - MOST_ITEMS;
   return (
     <ul class="graph-legend" aria-label="Legend">
@@ -149,7 +150,7 @@ export function LegendView({ legend, marks }: { legend: Legend; marks: { failed:
         </li>
       ))}
       {rest > 0 && <li class="graph-quiet">and {rest} more</li>}
-      {marks.failed && (
+      {boxes.some(({ failed }) => failed) && (
         <li>
           <svg width="20" height="14" aria-hidden="true">
             <rect class="g-key g-key-failed" x="1" y="1" width="18" height="12" rx="3" />
@@ -158,7 +159,7 @@ export function LegendView({ legend, marks }: { legend: Legend; marks: { failed:
           failed
         </li>
       )}
-      {marks.unknown && (
+      {boxes.some(({ known }) => !known) && (
         <li>
           <svg width="20" height="14" aria-hidden="true">
             <rect class="g-key g-key-unknown" x="1" y="1" width="18" height="12" rx="3" />
@@ -166,7 +167,7 @@ export function LegendView({ legend, marks }: { legend: Legend; marks: { failed:
           never seen, or no longer kept
         </li>
       )}
-      {marks.groups && (
+      {boxes.some(({ events }) => events.length > 1) && (
         <li>
           <svg width="22" height="16" aria-hidden="true">
             <rect class="g-key" x="4" y="4" width="16" height="10" rx="3" />

@@ -6,13 +6,14 @@ import { NOTHING_DRAWN, type Box, type Drawing, type Grouped, type Lane, type Li
 import { timeOfDay } from "./words";
 
 const NEVER_SEEN = "never seen";
-const LANE_NAMES = 150;
+const INDENT = 16;
 /** Room in a lane above its boxes, for its name, and below them. */
-const LANE_TOP = 26;
+export const LANE_TOP = 26;
 const LANE_PADDING = 14;
 const ROW_GAP = 16;
 const BOX_GAP = 14;
 const TICK_SPACE = 96;
+const MOST_TICKS = 300;
 const AXIS = 34;
 const STEM = 14;
 const CORNER = 8;
@@ -43,7 +44,7 @@ export function arrangeTimeline(grouped: Grouped): Drawing {
     const rows: number[] = [];
     for (const box of members) {
       const size = widthOf(box);
-      const left = LANE_NAMES + placeOf(times.get(box.id)!);
+      const left = INDENT + placeOf(times.get(box.id)!);
       let row = rows.findIndex((end) => end + BOX_GAP <= left);
       if (row < 0) row = rows.push(0) - 1;
       rows[row] = left + size;
@@ -61,7 +62,7 @@ export function arrangeTimeline(grouped: Grouped): Drawing {
     const members = nodes.filter(({ layer }) => layer === lane).sort((a, b) => a.x - b.x || a.y - b.y);
     members.forEach((box, order) => (box.order = order));
   }
-  const shifted = ticks.map(({ x, label }) => ({ x: x + LANE_NAMES, label }));
+  const shifted = ticks.map(({ x, label }) => ({ x: x + INDENT, label }));
   return { nodes, edges: lines, width: width + LANE_PADDING, height: top, lanes, ticks: shifted };
 }
 
@@ -89,17 +90,17 @@ function timesOf(grouped: Grouped): Map<string, number> {
 function axis(times: Map<string, number>): { placeOf(time: number): number; ticks: Tick[] } {
   const distinct = Array.from(new Set(times.values())).sort((a, b) => a - b);
   const places = new Map<number, number>();
-  const ticks: Tick[] = [];
   let place = 0;
   distinct.forEach((time, at) => {
-    if (at > 0) {
-      const gap = time - distinct[at - 1]!;
-      place += Math.min(MOST_STEP, LEAST_STEP + 26 * Math.log10(1 + gap));
-    }
+    if (at > 0) place += Math.min(MOST_STEP, LEAST_STEP + 26 * Math.log10(1 + time - distinct[at - 1]!));
     places.set(time, place);
-    const last = ticks[ticks.length - 1];
-    if (!last || place - last.x >= TICK_SPACE) ticks.push({ x: place, label: tickLabel(time, distinct[0]!) });
   });
+  const space = Math.max(TICK_SPACE, place / MOST_TICKS);
+  const ticks: Tick[] = [];
+  for (const [time, x] of places) {
+    const last = ticks[ticks.length - 1];
+    if (!last || x - last.x >= space) ticks.push({ x, label: tickLabel(time, distinct[0]!) });
+  }
   return { placeOf: (time) => places.get(time)!, ticks };
 }
 
