@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -117,3 +118,17 @@ def test_lock_pins_every_dependency_and_names_no_address() -> None:
     pinned = {line.partition("==")[0].lower() for line in lock.splitlines() if "==" in line}
     assert pinned >= _declared("runtime") | _declared("test") | _declared("dev") | _declared("bench")
     assert "://" not in lock
+
+
+def test_packages_of_the_explorer_are_listed() -> None:
+    package = json.loads((ROOT / "ui" / "package.json").read_text())
+    assert _listed("In the explorer") == package["dependencies"].keys() | package["devDependencies"].keys()
+
+
+def test_lock_of_the_explorer_pins_every_dependency_and_names_no_address_of_a_registry() -> None:
+    package = json.loads((ROOT / "ui" / "package.json").read_text())
+    packages = json.loads((ROOT / "ui" / "package-lock.json").read_text())["packages"]
+    named = package["dependencies"] | package["devDependencies"]
+    assert {f"node_modules/{name}" for name in named} <= packages.keys()
+    assert all(entry["integrity"].startswith("sha512-") for place, entry in packages.items() if place)
+    assert [place for place, entry in packages.items() if "resolved" in entry] == []

@@ -1,8 +1,8 @@
 import { render } from "preact";
 
+import "./app/style.css";
 import { App } from "./app/App";
 import { startRouter } from "./app/router";
-import "./app/style.css";
 import { applyTheme } from "./app/theme";
 
 applyTheme();

@@ -129,16 +129,17 @@ function expand(graph: Numbered, assigned: Int32Array, expanded?: ReadonlyMap<st
     else groups.set(first, [node]);
   });
   const boxes: Members[] = [];
-  for (const [first, members] of groups) {
+  for (const [first, members] of Array.from(groups).sort((a, b) => a[0] - b[0])) {
     const id = GROUP_PREFIX + graph.nodes[first]!.id;
     const out = expanded?.get(id) ?? 0;
     const left = members.length - out < 2 ? [] : members.slice(out);
+    // What is left stands first, where the whole group was.
+    if (left.length > 0) boxes.push({ id, of: null, nodes: left });
     for (const node of members.slice(0, members.length - left.length)) {
       boxes.push({ id: graph.nodes[node]!.id, of: members.length > 1 ? id : null, nodes: [node] });
     }
-    if (left.length > 0) boxes.push({ id, of: null, nodes: left });
   }
-  return boxes.sort((a, b) => a.nodes[0]! - b.nodes[0]!);
+  return boxes;
 }
 
 function boxed(lineage: Lineage, graph: Numbered, members: Members[]): Grouped {

@@ -13,6 +13,7 @@ const LANE_PADDING = 14;
 const ROW_GAP = 16;
 const BOX_GAP = 14;
 const TICK_SPACE = 96;
+const MOST_TICKS = 300;
 const AXIS = 34;
 const STEM = 14;
 const CORNER = 8;
@@ -89,17 +90,17 @@ function timesOf(grouped: Grouped): Map<string, number> {
 function axis(times: Map<string, number>): { placeOf(time: number): number; ticks: Tick[] } {
   const distinct = Array.from(new Set(times.values())).sort((a, b) => a - b);
   const places = new Map<number, number>();
-  const ticks: Tick[] = [];
   let place = 0;
   distinct.forEach((time, at) => {
-    if (at > 0) {
-      const gap = time - distinct[at - 1]!;
-      place += Math.min(MOST_STEP, LEAST_STEP + 26 * Math.log10(1 + gap));
-    }
+    if (at > 0) place += Math.min(MOST_STEP, LEAST_STEP + 26 * Math.log10(1 + time - distinct[at - 1]!));
     places.set(time, place);
-    const last = ticks[ticks.length - 1];
-    if (!last || place - last.x >= TICK_SPACE) ticks.push({ x: place, label: tickLabel(time, distinct[0]!) });
   });
+  const space = Math.max(TICK_SPACE, place / MOST_TICKS);
+  const ticks: Tick[] = [];
+  for (const [time, x] of places) {
+    const last = ticks[ticks.length - 1];
+    if (!last || x - last.x >= space) ticks.push({ x, label: tickLabel(time, distinct[0]!) });
+  }
   return { placeOf: (time) => places.get(time)!, ticks };
 }
 

@@ -86,6 +86,9 @@ test("an expanded group lets go some events and keeps its id", () => {
   const grouped = group(star(101), { expanded: new Map([[id, EXPAND_STEP]]) });
   expect(grouped.boxes).toHaveLength(1 + EXPAND_STEP + 1);
   expect(grouped.boxes.find((box) => box.id === id)!.events).toHaveLength(100 - EXPAND_STEP);
+  expect(grouped.boxes.filter(({ of }) => of === id)).toHaveLength(EXPAND_STEP);
+  // What is left of it stands where it stood.
+  expect(grouped.boxes[1]!.id).toBe(id);
 });
 
 test("a group of which one event would be left has none left", () => {

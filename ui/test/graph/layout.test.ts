@@ -201,6 +201,26 @@ test("times that are far apart stay in one drawing", () => {
   expect(drawing.ticks[drawing.ticks.length - 1]!.label).toBe("+400 days");
 });
 
+test("a long timeline has few marks on its axis", () => {
+  const drawing = timeline(chain(5_000));
+  expect(drawing.ticks.length).toBeLessThanOrEqual(301);
+  expect(drawing.nodes).toHaveLength(5_000);
+});
+
+test("in a wide drawing the effects that led to nothing stand below each other", () => {
+  const made = [{}, ...Array.from({ length: 6 }, () => ({ parents: [0], type: "a.b" }))];
+  for (let parent = 1; parent <= 6; parent++) {
+    for (let child = 0; child < 4; child++) made.push({ parents: [parent], type: `effect.number${child}` });
+  }
+  const drawing = layout(lineageOf(made));
+  expect(overlaps(drawing)).toEqual([]);
+  expect(drawing.edges).toHaveLength(30);
+  const family = [7, 8, 9, 10].map((number) => at(drawing, idOf(number)));
+  expect(new Set(family.map(({ x, width }) => x - width / 2)).size).toBe(1);
+  expect(new Set(family.map(({ y }) => y)).size).toBe(4);
+  expect(new Set(family.map(({ layer }) => layer))).toEqual(new Set([2]));
+});
+
 test("groups of more than one box are laid out like boxes", () => {
   const grouped = group(random(3_000, 11));
   expect(overlaps(arrange(grouped))).toEqual([]);

@@ -12,6 +12,7 @@ import { GraphView } from "../../graph";
 import { Fields } from "./Json";
 import { Payload } from "./Payload";
 import { impactSentence } from "./impact";
+import "./event.css";
 
 const NEIGHBOURS = 200;
 const MOST_LISTED = 50;

@@ -10,6 +10,7 @@ import { go, place } from "../../app/router";
 import { count, maker, many, summary } from "../../app/words";
 import { Relation } from "./Relation";
 import { FIELDS, askedFor, pageQuery, serverQuery, type Asked } from "./query";
+import "./find.css";
 
 const PAGE = 50;
 const MOST_CHOSEN = 16;

@@ -10,6 +10,7 @@ import { rate } from "../../app/words";
 import { DeadLetters } from "./DeadLetters";
 import { SetAside } from "./SetAside";
 import { indexSentence, lagSentence, lettersSentence, outboxSentence, verdict, type Tone } from "./words";
+import "./state.css";
 
 const EVERY_SECONDS = 3;
 
