@@ -130,8 +130,8 @@ async def test_files_of_the_graph_hold_it(server: ApiServer, tmp_path: Path) -> 
     focus = await played(server.url)
     async with explorer(server.url, f"/e/{focus}") as page:
         nodes, _ = await drawn(page)
-        await page.locator(".graph-menu summary").click()
         for kind, beginning in (("SVG", b"<svg"), ("PNG", b"\x89PNG"), ("Mermaid", b"")):
+            await page.locator(".graph-menu summary").click()
             async with page.expect_download() as download:
                 await page.get_by_role("button", name=kind).click()
             file = tmp_path / kind

@@ -33,6 +33,7 @@ async def test_an_id_opens_its_event_and_its_beginning_finds_it(server: ApiServe
         await page.locator(f'.found a[href="/e/{event_id}"]').click()
         await expect(page).to_have_url(f"{server.url}/e/{event_id}")
         await page.goto(server.url)
+        await page.locator(".rows li").first.wait_for()
         await page.keyboard.press("Control+k")
         await page.keyboard.type(event_id)
         await page.keyboard.press("Enter")

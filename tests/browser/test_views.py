@@ -15,6 +15,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from bloodbank import Consumer, EventEnvelope, Retry, Settings
+from bloodbank.events.artifact import ArtifactCreated
 from tests.browser.chromium import ROOT
 from tests.browser.graphs import made
 from tests.browser.pages import (
@@ -56,8 +57,8 @@ async def focus(busy_server: ApiServer) -> str:
     consumer = Consumer("indexer", settings=Settings(_env_file=None, data_dir=busy_server.folder))
 
     @consumer.on("artifact.created", start="beginning", retry=Retry(attempts=1))
-    async def index(event: EventEnvelope) -> None:
-        raise ConnectionError(f"The index is read-only, so {event.payload.get('uri', 'it')} was not added.")
+    async def index(event: EventEnvelope[ArtifactCreated]) -> None:
+        raise ConnectionError(f"The index is read-only, so {event.payload.uri} was not added.")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(consumer.run)
@@ -79,9 +80,7 @@ async def view(server: ApiServer, focus: str, name: str, theme: Theme) -> AsyncI
     async with explorer(server.url, path, theme=theme) as page:
         if name == "live":
             await connected(page)
-            events = [
-                made(("llm.prompt", "llm.response", "memo.failed")[n % 3], error={"code": "full"}) for n in range(40)
-            ]
+            events = [made(("llm.prompt", "llm.response", "memo.failed")[n % 3]) for n in range(40)]
             await published(server.url, *events)
             await until_received(page, len(events))
         elif name == "find":

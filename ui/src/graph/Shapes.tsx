@@ -88,7 +88,7 @@ function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): J
         <>
           <text class="g-title" x="16" y="21">
             {cut(titleOf(box), width - 28 - (box.failed ? 20 : 0), 7.3)}
-          </text>
+          </text>{" "}
           <text class="g-detail" x="16" y="38">
             {cut(detailOf(box), width - 26, 6.1)}
           </text>

@@ -39,11 +39,10 @@ export function detailOf(box: Box): string {
 
 /** Everything that a box shows, for screen readers and the line below the graph. */
 export function labelOf(box: Box, causes: number, effects: number): string {
-  const first = box.events[0]!;
   const parts: string[] = [];
-  if (box.events.length > 1) parts.push(`Group of ${titleOf(box)}`, detailOf(box));
-  else if (!box.known) parts.push("Unknown event", shortId(first.id), "never seen, or no longer kept");
-  else parts.push(titleOf(box), shortId(first.id), timeOfDay(first.timestamp), first.source ?? "");
+  // Whoever speaks to the page says what stands in the box: the name begins with that.
+  const seen = `${titleOf(box)} ${detailOf(box)}`;
+  parts.push(box.events.length > 1 ? `Group of ${seen}` : box.known ? seen : `${seen}, or no longer kept`);
   if (box.known) parts.push(box.failed ? "failed" : "ok");
   parts.push(counted(causes, "cause"), counted(effects, "effect"));
   if (box.hiddenParents > 0) parts.push(`${counted(box.hiddenParents, "more cause")} not drawn`);

@@ -49,7 +49,7 @@ describe("the summary", () => {
 test("a box's label says type, id, time, source, status, causes and effects", () => {
   const box = group(demoDay()).boxes[8]!;
   const label = labelOf({ ...box, hiddenChildren: 3 }, 1, 0);
-  expect(label).toMatch(/^artifact\.ingestion\.failed, 00000008-0000, \d\d:\d\d:\d\d, indexer, failed, 1 cause, 0 effects, 3 more effects not drawn$/);
+  expect(label).toMatch(/^artifact\.ingestion\.failed 00000008-0000 · \d\d:\d\d:\d\d · indexer, failed, 1 cause, 0 effects, 3 more effects not drawn$/);
 });
 
 test("a domain is the first word of a type", () => {
