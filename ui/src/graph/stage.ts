@@ -160,7 +160,9 @@ export class Stage implements CanvasHandle {
 
   private show(view: View): void {
     this.view = view;
-    const svg = this.svg.current!;
+    // A movement may end after the reader went to another page.
+    const svg = this.svg.current;
+    if (!svg) return;
     const { x, y, k } = view;
     svg.querySelector("[data-world]")!.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
     const move = (texts: string, by: "x" | "y", at: (place: number) => number) => {
