@@ -84,24 +84,32 @@ export interface TypeCount {
   last_seen: string;
 }
 
+/** How far a group of consumers is. `more`: at least so many wait. */
 export interface GroupLag {
   group: string;
-  pattern?: string | null;
+  patterns: string[];
   waiting: number;
-  delivered?: number | null;
+  more: boolean;
+  delivered: number | null;
 }
 
-/** How much happens. `per_second`: sixty counts, oldest first. */
+/**
+ * How much happens. `per_second`: sixty counts, oldest first. `since` is null before the log could be read. Each
+ * `…_detail` says why something is not known.
+ */
 export interface Stats {
   now: string;
+  since: string | null;
   events_per_second: { last_second: number; last_minute: number };
   per_second: number[];
   types: TypeCount[];
-  since: string;
+  trouble: { code: string; detail: string } | null;
   groups: GroupLag[];
+  groups_detail: string | null;
   outbox: { waiting: number; set_aside: number; oldest_seconds: number | null } | null;
+  outbox_detail: string | null;
   dead_letters: number | null;
-  dead_letters_detail?: string;
+  dead_letters_detail: string | null;
 }
 
 export interface Dependency {

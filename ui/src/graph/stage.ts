@@ -160,9 +160,9 @@ export class Stage implements CanvasHandle {
 
   private show(view: View): void {
     this.view = view;
+    // A movement may end after the reader went to another page.
     const svg = this.svg.current;
-    // The drawing may be gone: the key that moves the view also opens another event.
-    if (svg === null) return;
+    if (!svg) return;
     const { x, y, k } = view;
     svg.querySelector("[data-world]")!.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
     const move = (texts: string, by: "x" | "y", at: (place: number) => number) => {

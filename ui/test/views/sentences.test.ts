@@ -75,7 +75,11 @@ test("outbox, index and groups in words", () => {
   );
   expect(indexSentence(store)).toBe("");
   expect(indexSentence({ ...store, journalled: 3, unjournalled_total: 2 })).toContain("bb reindex");
-  expect([lagSentence({ group: "g", waiting: 0 }), lagSentence({ group: "g", waiting: 1 })]).toEqual(["has handled everything", "1 event waits"]);
+  const group = { group: "g", patterns: ["#"], waiting: 0, more: false, delivered: 0 };
+  expect(lagSentence(group)).toBe("has handled everything");
+  expect(lagSentence({ ...group, delivered: null })).toBe("nothing waits");
+  expect(lagSentence({ ...group, waiting: 1 })).toBe("1 event waits");
+  expect(lagSentence({ ...group, waiting: 1000, more: true, delivered: 12 })).toBe("at least 1,000 events wait, 12 being handled");
 });
 
 test("dead letters and their jobs in words", () => {

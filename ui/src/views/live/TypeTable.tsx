@@ -20,7 +20,7 @@ export function TypeTable({ stats, error, pattern }: { stats: Stats | null; erro
       ) : null}
       <table class="types">
         <caption>
-          Types <span class="hint">counted since {<When time={stats.since} />}</span>
+          Types {stats.since === null ? null : <span class="hint">counted since {<When time={stats.since} />}</span>}
         </caption>
         <thead>
           <tr>

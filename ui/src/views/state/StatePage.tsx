@@ -109,7 +109,7 @@ function Flow({ stats }: { stats: Loaded<Stats> }): JSX.Element {
   if (stats.value === null) {
     return stats.error === null ? <></> : <Trouble error={stats.error} retry={stats.reload} title="Rates and groups are not known." />;
   }
-  const { events_per_second: rates, per_second: counts, groups, since } = stats.value;
+  const { events_per_second: rates, per_second: counts, groups, since, trouble, groups_detail: unknown } = stats.value;
   const label = `${rate(rates.last_second)} events in the last second, ${rate(rates.last_minute)} a second in the last minute`;
   return (
     <>
@@ -128,13 +128,18 @@ function Flow({ stats }: { stats: Loaded<Stats> }): JSX.Element {
             </div>
           </dl>
         </div>
-        <p class="hint">
-          Counted since <When time={since} />.
-        </p>
+        {trouble === null ? null : <p class="notice notice-bad">The log cannot be read now. {trouble.detail}</p>}
+        {since === null ? null : (
+          <p class="hint">
+            Counted since <When time={since} />.
+          </p>
+        )}
       </section>
       <section aria-labelledby="groups-title">
         <h2 id="groups-title">Groups of consumers</h2>
-        {groups.length === 0 ? (
+        {unknown !== null ? (
+          <p>{unknown}</p>
+        ) : groups.length === 0 ? (
           <p class="hint">No group has subscribed. A Consumer makes one when it starts.</p>
         ) : (
           <table class="groups">
@@ -150,7 +155,7 @@ function Flow({ stats }: { stats: Loaded<Stats> }): JSX.Element {
                 <tr key={group.group}>
                   <th scope="row">{group.group}</th>
                   <td>
-                    <code>{group.pattern ?? ""}</code>
+                    <code>{group.patterns.join(", ")}</code>
                   </td>
                   <td class={group.waiting > 0 ? "waits" : undefined}>{lagSentence(group)}</td>
                 </tr>

@@ -55,7 +55,10 @@ export function indexSentence(store: Readiness["store"]): string {
 
 /** Return how far a group of consumers is. */
 export function lagSentence(group: GroupLag): string {
-  return group.waiting === 0 ? "has handled everything" : `${many(group.waiting, "event")} wait${group.waiting === 1 ? "s" : ""}`;
+  const parts: string[] = [];
+  if (group.waiting > 0) parts.push(`${group.more ? "at least " : ""}${many(group.waiting, "event")} wait${group.waiting === 1 ? "s" : ""}`);
+  if (group.delivered !== null && group.delivered > 0) parts.push(`${count(group.delivered)} being handled`);
+  return parts.length > 0 ? parts.join(", ") : group.delivered === null ? "nothing waits" : "has handled everything";
 }
 
 /** Return how many dead letters there are. */
