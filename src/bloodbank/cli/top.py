@@ -75,7 +75,7 @@ def top_lines(answer: Json, now: datetime, *, most_types: int | None = None) -> 
     lines: list[Line] = [
         (
             Span(f"{rate['last_second']:g}", "bold"),
-            Span(" events in the last second, "),
+            Span(f" event{'' if rate['last_second'] == 1 else 's'} in the last second, "),
             Span(f"{rate['last_minute']:.1f}", "bold"),
             Span(" a second in the last minute"),
         ),
