@@ -75,10 +75,15 @@ class EventSource:
         async with asyncio.timeout(DEADLINE_SECONDS):
             return await self._arrived.get()
 
-    async def next_of(self, event: str) -> Frame:
-        """Return the next block, comments apart, which must be of a kind."""
+    async def next_of_any(self) -> Frame:
+        """Return the next block, comments apart."""
         while (found := await self.next()).data is None:
             pass
+        return found
+
+    async def next_of(self, event: str) -> Frame:
+        """Return the next block, comments apart, which must be of a kind."""
+        found = await self.next_of_any()
         assert found.event == event, (found.event, found.data)
         return found
 

@@ -178,6 +178,21 @@ async def test_a_cursor_whose_event_is_the_last_forgotten_one_has_no_gap(tmp_pat
             assert await source.ids(10) == sent[10:]
 
 
+async def test_a_log_that_has_forgotten_more_than_the_server_keeps_is_a_gap(tmp_path: Path) -> None:
+    async with api(tmp_path, stream_ring_events=4) as client:
+        async with _stream(client) as source:
+            await source.next_of("hello")
+            sent = await _send(client, 20)
+            while (await source.next_of_any()).data.get("event_id") != sent[-1]:
+                pass
+        await _forget(client, 20)
+        async with _stream(client, after=cursor_of(5)) as source:
+            await source.next_of("hello")
+            gap = await source.next_of("gap")
+            assert (gap.data["after"], gap.id) == (cursor_of(5), cursor_of(16))
+            assert await source.ids(4) == sent[16:]
+
+
 async def test_a_cursor_of_another_log_is_a_gap_and_the_stream_goes_on_from_now(client: httpx.AsyncClient) -> None:
     await _send(client, 2)
     async with _stream(client, after=cursor_of(4_000)) as source:

@@ -37,6 +37,15 @@ def test_a_terminal_gets_colours_and_whole_lines(monkeypatch: pytest.MonkeyPatch
     assert terminal.getvalue() == "\x1b[1;31m" + "[bold]" * 50 + "\x1b[0m end\n"
 
 
+def test_a_terminal_of_somebody_who_wants_no_colours_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    write_lines([(Span("failed", "red"), Span(" 01a20922", "cyan"))])
+    assert terminal.getvalue() == "failed 01a20922\n"
+
+
 def test_json_escapes_what_steers_a_terminal_and_stays_the_same_value() -> None:
     value = {"text": "\x9b31m\x7f é"}
     assert not set(json_text(value)) & {"\x9b", "\x7f"}

@@ -197,6 +197,58 @@ def test_a_tail_ends_by_ctrl_c_and_by_a_closed_pipe(local: Shell) -> None:
         assert tail.stderr.read() == ""
 
 
+def test_a_tail_tells_causes_with_their_types_where_somebody_knows_them(shell: Shell) -> None:
+    word = f"w{os.urandom(4).hex()}"
+    call = shell.publish(f"{word}.call")
+    unknown = "0198c2f4-7a51-7c3e-9d7e-5f0a4b8c1d20"
+    others = [shell.publish(f"{word}.other") for _ in range(2)]
+    with shell.running("tail", f"{word}.note", "--count", "2") as tail:
+        _wait_until_it_listens(tail)
+        parents = [word for parent in (call, unknown, *others) for word in ("--parent", parent)]
+        first = shell.publish(f"{word}.note", *parents)
+        second = shell.publish(f"{word}.note", "--parent", first)
+        line = _line(tail)
+        assert f"← {call[:13]} {word}.call, {unknown[:13]}, {others[0][:13]} {word}.other and 1 more" in line
+        line = _line(tail)
+        assert second[:13] in line
+        assert f"← {first[:13]} {word}.note" in line
+        assert "\x1b" not in line
+        assert tail.wait(20) == 0
+
+
+def test_top_prints_once_and_again_and_again(shell: Shell) -> None:
+    word = f"w{os.urandom(4).hex()}"
+    for _ in range(3):
+        shell.publish(f"{word}.seen")
+    said = shell.bb("top", "--once").stdout
+    row = next(line for line in said.splitlines() if line.startswith(f"{word}.seen"))
+    assert row.split()[1:3] == ["3", "3"]
+    assert "dead letters  0" in said
+    assert "\x1b" not in said
+    with shell.running("top", "--json", "--every", "0.2") as top:
+        assert len(orjson.loads(_line(top))["per_second"]) == 60
+        shell.publish(f"{word}.later")
+        deadline = time.monotonic() + 30
+        while f"{word}.later" not in _line(top):
+            assert time.monotonic() < deadline
+        top.send_signal(signal.SIGINT)
+        assert top.wait(20) == 130
+
+
+def test_top_goes_on_when_the_server_is_away_for_a_while(local: Shell, server: ApiServer) -> None:
+    remote = {"BLOODBANK_URL": server.url, "BLOODBANK_KEY": KEY}
+    with local.running("top", "--json", "--every", "0.2", **remote) as top:
+        assert orjson.loads(_line(top))["trouble"] is None
+        server.stop()
+        assert top.stderr is not None
+        assert "No server answers" in top.stderr.readline()
+        server.start()
+        while top.stdout is not None and not (line := top.stdout.readline()):
+            pass
+        assert orjson.loads(line)["types"] is not None
+    assert "No server answers" in local.bb("top", "--once", code=3, BLOODBANK_URL="http://127.0.0.1:1").stderr
+
+
 def test_a_wrong_key_is_told(local: Shell, server: ApiServer) -> None:
     for key in ({}, {"BLOODBANK_KEY": "not-the-key"}):
         said = local.bb("events", "list", code=2, BLOODBANK_URL=server.url, **key).stderr

@@ -64,6 +64,10 @@ class Bus(Protocol):
         """
         ...
 
+    async def stats(self) -> Json:
+        """Return what `GET /stats` does."""
+        ...
+
     async def schemas(self) -> Json:
         """Return what `GET /schemas` does: the event types that have a model."""
         ...

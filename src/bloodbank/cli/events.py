@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bloodbank.cli.bus import Json, connect
+from bloodbank.cli.causes import Causes
 from bloodbank.cli.edge import at_edge, run_async
 from bloodbank.cli.text import (
     Line,
@@ -114,13 +115,15 @@ def tail(
 
 async def _tail(settings: Settings, pattern: str, count: int | None, *, as_json: bool) -> None:
     async with connect(settings) as bus, bus.tail(pattern) as events:
+        causes = Causes(bus)
         note(f"Waiting for events that fit {printable(pattern)}. Ctrl-C ends this.")
         shown = 0
         async for event in events:
             if as_json:
                 write_json_line(event)
             else:
-                write_lines(event_lines([event], datetime.now(UTC)))
+                [line] = event_lines([event], datetime.now(UTC), with_causes=False)
+                write_lines([(*line, *await causes.of(event))])
                 # Handed on at once, for whoever reads the stream.
                 sys.stdout.flush()
             shown += 1
@@ -145,8 +148,8 @@ async def _newest(
     return items, False
 
 
-def event_lines(items: list[Json], now: datetime) -> list[Line]:
-    """Return a line for each envelope: time, id, type, source and how many causes it names."""
+def event_lines(items: list[Json], now: datetime, *, with_causes: bool = True) -> list[Line]:
+    """Return a line for each envelope: time, id, type, source and how many causes it names, unless those follow."""
     from bloodbank.events.failures import is_failure
 
     short = short_ids(item["event_id"] for item in items)
@@ -161,7 +164,7 @@ def event_lines(items: list[Json], now: datetime) -> list[Line]:
                 Span(short[item["event_id"]], "cyan"),
                 Span(printable(item["event_type"]), style),
                 Span(source_name(item["source"]), "green"),
-                Span(f"{len(causes)} cause{'s' if len(causes) > 1 else ''}" if causes else "", "dim"),
+                Span(f"{len(causes)} cause{'s' if len(causes) > 1 else ''}" if causes and with_causes else "", "dim"),
             )
         )
     return table(rows)

@@ -20,6 +20,8 @@ from bloodbank.errors import EventNotFound, InvalidQuery, TrackingDisabled
 from bloodbank.event_log import EventLog
 from bloodbank.events import load_plugins
 from bloodbank.http.answers import lineage_body, require_bounds, schema_list
+from bloodbank.http.feed import Feed
+from bloodbank.http.statistics import Statistics
 from bloodbank.publisher import Publisher
 
 
@@ -30,6 +32,7 @@ class LocalBus:
         self._settings = settings
         self._publisher = Publisher(settings, enable_correlation_tracking=settings.correlation_tracking)
         self._stack = AsyncExitStack()
+        self._statistics: Statistics | None = None
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(load_plugins)
@@ -82,6 +85,13 @@ class LocalBus:
     async def resolve(self, text: str) -> UUID:
         """See `Bus.resolve`."""
         return await self._log.resolve(text)
+
+    async def stats(self) -> Json:
+        """See `Bus.stats`. Counting begins with the first question."""
+        if self._statistics is None:
+            feed = await self._stack.enter_async_context(Feed(self._publisher.transport, self._settings))
+            self._statistics = Statistics(feed, self._publisher.outbox)
+        return orjson.loads(orjson.dumps(await self._statistics.answer()))
 
     async def schemas(self) -> Json:
         """See `Bus.schemas`."""

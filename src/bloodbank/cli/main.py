@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from bloodbank.cli import ask, consume, dlq, doctor, events, outbox, publish, reindex, replay
+from bloodbank.cli import ask, consume, dlq, doctor, events, outbox, publish, reindex, replay, top
 from bloodbank.cli.edge import ExitCode, at_edge, run_async
 
 app = typer.Typer(
@@ -88,6 +88,7 @@ app.command()(ask.why)
 app.command()(ask.effects)
 app.add_typer(events.app, name="events", help="Read the events that the log keeps.")
 app.command()(events.tail)
+app.command()(top.top)
 app.command()(consume.consume)
 app.command()(doctor.doctor)
 app.command()(reindex.reindex)

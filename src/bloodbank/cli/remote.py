@@ -52,6 +52,7 @@ ENVELOPE = frozenset({"event_id", "event_type", "payload"})
 GRAPH = frozenset({"focus", "nodes", "edges", "cycle", "truncated"})
 PAGE = frozenset({"items", "next"})
 OUTBOX_PAGE = frozenset({"on", "totals", "items", "next"})
+STATS = frozenset({"per_second", "types", "groups", "outbox", "dead_letters"})
 RETRIED = frozenset({"retried"})
 DROPPED = frozenset({"event_id", "dropped"})
 """Fields by which an answer of each kind is known as ours."""
@@ -149,6 +150,10 @@ class RemoteBus:
         items, _ = await self._newest("#", earliest_time(prefix))
         ids = [UUID(item["event_id"]) for item in items]
         return only_match(text, [event_id for event_id in dict.fromkeys(ids) if event_id.hex.startswith(prefix)])
+
+    async def stats(self) -> Json:
+        """See `Bus.stats`."""
+        return await self._ask("GET", "/stats", STATS)
 
     async def schemas(self) -> Json:
         """See `Bus.schemas`."""

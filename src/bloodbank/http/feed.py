@@ -27,6 +27,9 @@ SEED_ENTRIES = 1000
 """So many of the log's newest entries are read to begin with: what happened a moment ago counts."""
 RETRY_SECONDS = 0.5
 """Pause between attempts while the log cannot be read."""
+LOOKS = 5
+"""How often the log's end is looked for, with those pauses, before it counts as another log: in a cluster of brokers a
+node may be a moment behind the one that was asked before."""
 BEFORE_ALL = -1
 """The position before the first entry: where an empty log ends."""
 
@@ -151,8 +154,15 @@ class Feed:
         finally:
             self._listeners.discard(wake)
 
-    async def last_position(self) -> int:
-        """Return where the log ends now. Raises TransportUnavailable."""
+    async def ends_before(self, position: int) -> bool:
+        """Say whether the log ends before a position, and does so for a while. Raises TransportUnavailable."""
+        for _ in range(LOOKS - 1):
+            if await self._last_position() >= position:
+                return False
+            await asyncio.sleep(RETRY_SECONDS)
+        return await self._last_position() < position
+
+    async def _last_position(self) -> int:
         try:
             async with (
                 asyncio.timeout(self._answer_seconds),
@@ -178,7 +188,8 @@ class Feed:
         if not self.begun:
             await self._read_newest()
             self.begun = True
-        elif (last := await self.last_position()) < self.ring.head:
+        elif await self.ends_before(self.ring.head):
+            last = await self._last_position()
             # It was emptied or replaced. What comes now would stand below everything that clients have seen.
             logger.warning("The log ends before what was read of it already: it is another one than before.")
             self.ring.begin_anew(last)

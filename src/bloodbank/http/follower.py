@@ -125,14 +125,18 @@ class Follower:
 
     async def _is_of_this_log(self, position: int) -> bool:
         """Say whether a cursor that is ahead of what was read of the log can be of it. Asked once."""
-        if self._is_checked:
-            return True
+        if not self._is_checked:
+            self._is_checked = True
+            return position <= self._feed.ring.head or not await self._ends_before(position)
+        return True
+
+    async def _ends_before(self, position: int) -> bool:
+        """Say whether the log certainly ends before a position."""
         try:
-            is_of_it = position <= self._feed.ring.head or position <= await self._feed.last_position()
+            return await self._feed.ends_before(position)
         except TransportUnavailable:
-            return True  # The feed finds the same, and tells it; then this is asked again.
-        self._is_checked = True
-        return is_of_it
+            self._is_checked = False
+            return False  # The feed finds the same and tells it; then this is asked again.
 
     async def _from_log(self, position: int) -> AsyncGenerator[bytes]:
         """Yield what the log holds behind a position, up to where the feed has all that follows."""
@@ -163,8 +167,11 @@ class Follower:
             yield self._trouble(failure)
             await asyncio.sleep(RETRY_SECONDS)
         elif self._position == position:
-            # The log ends before what the feed holds: it forgot that meanwhile.
-            yield self._begin_anew(ALL_GONE, self._feed.ring.floor)
+            # The log ends before what the feed has read of it. With this cursor's event the rest is there too, and is
+            # to be seen in a moment; without it, it was forgotten meanwhile.
+            await asyncio.sleep(RETRY_SECONDS)
+            if not count and await self._ends_before(position):
+                yield self._begin_anew(ALL_GONE, self._feed.ring.floor)
         else:
             self._told_trouble = False
 
