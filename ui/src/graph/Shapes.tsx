@@ -86,9 +86,10 @@ function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): J
       {box.known && <path class="g-bar" d={BAR} />}
       {withWords && (
         <>
+          {/* The space keeps the two lines apart as words, so that the label is seen to hold them. */}
           <text class="g-title" x="16" y="21">
             {cut(titleOf(box), width - 28 - (box.failed ? 20 : 0), 7.3)}
-          </text>
+          </text>{" "}
           <text class="g-detail" x="16" y="38">
             {cut(detailOf(box), width - 26, 6.1)}
           </text>
