@@ -86,6 +86,7 @@ function BoxShape({ box, withWords }: { box: PlacedBox; withWords: boolean }): J
       {box.known && <path class="g-bar" d={BAR} />}
       {withWords && (
         <>
+          {/* The space keeps the two lines apart as words, so that the label is seen to hold them. */}
           <text class="g-title" x="16" y="21">
             {cut(titleOf(box), width - 28 - (box.failed ? 20 : 0), 7.3)}
           </text>{" "}
