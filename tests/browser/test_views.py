@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -84,6 +85,18 @@ async def focus(busy_server: ApiServer) -> str:
     return event_id
 
 
+def _days(count: int) -> list[dict[str, Any]]:
+    """Return the events of some days; each has the one before it as its cause."""
+    events: list[dict[str, Any]] = []
+    for _ in range(count):
+        causes: list[str] = []
+        for event_type, app, payload in DAY:
+            event = made(event_type, *causes, **payload)
+            events.append(event | {"source": {"host": "laptop", "type": "agent", "app": app}})
+            causes = [event["event_id"]]
+    return events
+
+
 @asynccontextmanager
 async def view(server: ApiServer, focus: str, name: str, theme: Theme) -> AsyncIterator[Page]:
     """Open a view and wait until it shows what it is about."""
@@ -95,10 +108,7 @@ async def view(server: ApiServer, focus: str, name: str, theme: Theme) -> AsyncI
     async with explorer(server.url, path, theme=theme) as page:
         if name == "live":
             await connected(page)
-            events = [
-                made(event_type, **payload) | {"source": {"host": "laptop", "type": "agent", "app": app}}
-                for event_type, app, payload in DAY * 4
-            ]
+            events = _days(4)
             await published(server.url, *events)
             await until_received(page, len(events))
             await page.mouse.move(0, 0)

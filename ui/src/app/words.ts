@@ -122,6 +122,8 @@ export function summary(payload: Record<string, unknown>): string {
     const value = payload[name];
     if (typeof value === "string" && value !== "") return line(value);
   }
+  const { error } = payload;
+  if (typeof error === "object" && error !== null && "message" in error && typeof error.message === "string") return line(error.message);
   const parts: string[] = [];
   for (const [name, value] of Object.entries(payload)) {
     if (parts.length === 3) break;

@@ -39,6 +39,7 @@ test("failures are told from types as the server tells them", () => {
 test("a line for any payload", () => {
   expect(summary({ prompt: "Why?\n  Because." })).toBe("Why? Because.");
   expect(summary({ title: "T", error_message: "No answer" })).toBe("No answer");
+  expect(summary({ error: { code: "timeout", message: "No answer within 30 s." } })).toBe("No answer within 30 s.");
   expect(summary({ amount: 3, paid: false, nested: {}, items: [] })).toBe("amount: 3, paid: false");
   expect(summary({})).toBe("");
   expect(summary({ text: "x".repeat(1000) })).toHaveLength(160);
