@@ -306,3 +306,27 @@ async def test_closing_wakes_a_consumer_that_waits(bus: Bus) -> None:
         await transport.__aexit__(None, None, None)
         with pytest.raises(NotOpen):
             await soon(waiting)
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_a_subscription_that_begins_while_the_transport_closes_ends_and_holds_nothing(
+    bus: Bus, transport: Transport, group: str | None
+) -> None:
+    async with transport.subscribe("#", group="workers", prefetch=5):
+        pass
+    await publish(transport, *(sent := messages(5)))
+    closing = bus.transport()
+    await closing.__aenter__()
+
+    async def consume() -> None:
+        async with closing.subscribe("#", group=group, prefetch=5) as deliveries:
+            async for _ in deliveries:
+                pass
+
+    beginning = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    await closing.__aexit__(None, None, None)
+    with pytest.raises(NotOpen):
+        await soon(beginning)
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        assert ids(await take_and_ack(deliveries, 5)) == ids(sent)

@@ -56,8 +56,11 @@ class Subscription:
         self._fetching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Join the group and begin to fetch. Raises TransportUnavailable."""
+        """Join the group and begin to fetch. Raises TransportUnavailable, and NotOpen when it is closed meanwhile."""
         await self._group.join()
+        if self._closed:
+            # Nobody would end the task, which holds messages back from the group.
+            raise NotOpen("The subscription was closed while it began. Nothing was delivered.")
         self._fetching = asyncio.create_task(self._fetch_forever(), name="bloodbank-subscription")
         self._fetching.add_done_callback(lambda _: self._arrived.set())
 
