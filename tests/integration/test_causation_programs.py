@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from bloodbank import BlockingPublisher, Consumer, EventEnvelope, Publisher, Settings, caused_by, new_event_id, uncaused
@@ -23,6 +23,15 @@ from tests.integration.causal_programs import (
     World,
     embedded,
 )
+
+SEVERAL_PARENTS_AND_NONE: Steps = [
+    [
+        "caused",
+        1,
+        [["process", [["publish", "async", 2, []], ["uncaused", [["process", [["publish", "plain", 0, []]]]]]]]],
+    ]
+]
+"""A process with two parents, which starts one that has none."""
 
 
 def _consumer(publisher: Publisher, world: World) -> Consumer:
@@ -76,6 +85,7 @@ async def test_each_event_has_exactly_the_parents_it_must_have(programs: list[St
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(programs=st.lists(PROGRAMS_WITH_PROCESSES, min_size=2, max_size=2))
+@example(programs=[SEVERAL_PARENTS_AND_NONE])
 async def test_so_it_is_across_processes(tmp_path: Path, programs: list[Steps]) -> None:
     path = tmp_path / f"{new_event_id()}.db"
     await _assert_parents(Database(path, busy_seconds=PROCESS_SECONDS), path, programs)
