@@ -27,7 +27,7 @@ from tests.integration.causal_programs import (
 SEVERAL_PARENTS_AND_NONE: Steps = [
     [
         "caused",
-        1,
+        2,
         [["process", [["publish", "async", 2, []], ["uncaused", [["process", [["publish", "plain", 0, []]]]]]]]],
     ]
 ]
