@@ -16,7 +16,7 @@ from bloodbank.causation import CausalThreadPool
 from bloodbank.config import Settings, load_settings
 from bloodbank.consuming.arguments import Arguments, Function, name_of
 from bloodbank.consuming.group import GroupAtWork, Surroundings
-from bloodbank.consuming.handler import Handler, OrderedBy, is_async
+from bloodbank.consuming.handler import Handler, OrderedBy, is_async, require_no_generator
 from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.consuming.retry import Retry
 from bloodbank.envelope import EventEnvelope
@@ -127,7 +127,8 @@ class Consumer:
             while one of them waits for its next attempt the later ones wait too.
         retry: default: `Retry()`.
         once: whether an event that the group has handled is left out when it comes again.
-        timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same.
+        timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same,
+            and counts among `concurrency` until it ends.
 
         Raises InvalidQuery for a pattern or start, ConfigurationError for anything else that cannot be.
         """
@@ -140,6 +141,7 @@ class Consumer:
         namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
+            require_no_generator(function)
             handler = Handler(
                 name=f"{self._name}.{name_of(function)}",
                 function=function,

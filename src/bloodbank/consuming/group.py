@@ -82,6 +82,9 @@ class GroupAtWork:
     def stop(self) -> None:
         """Take nothing new from now on; `run` returns when what is under way has ended, or its time."""
         self._stopping.set()
+        # Those who wait behind a thread that goes on find out one by one: each passes its turn on.
+        for turn in self._turns.values():
+            turn.release()
 
     async def run(self, subscribed: Callable[[Handler], None]) -> None:
         """Work until `stop`, or until an error that is none of a handler.
@@ -95,7 +98,7 @@ class GroupAtWork:
         try:
             await asyncio.wait(subscriptions, return_when=asyncio.FIRST_EXCEPTION)
             # One that failed ends them all, in order.
-            self._stopping.set()
+            self.stop()
             await asyncio.wait(subscriptions)
         finally:
             for task in subscriptions:
@@ -220,7 +223,7 @@ class GroupAtWork:
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect, or an inbox of another format: going on would leave events unsettled without a word.
             self._error = self._error or error
-            self._stopping.set()
+            self.stop()
 
     async def _follow(self, handler: Handler, key: Hashable) -> None:
         """Handle the events of one key in the order of their delivery."""
@@ -259,10 +262,13 @@ class GroupAtWork:
             await self._set_aside(delivery, Failure(reason, CRASHED, "", handler.name), event, number)
             return
         while True:
-            async with self._turns[handler]:
-                if self._stopping.is_set():
-                    return
-                error = await handler.run(self._attempt(taken, number), self._around.threads)
+            turn = self._turns[handler]
+            await turn.acquire()
+            if self._stopping.is_set():
+                turn.release()
+                return
+            # A thread that goes on when its time is over keeps its turn, or what comes next would find none.
+            error = await handler.run(self._attempt(taken, number), self._around.threads, ended=turn.release)
             if error is None:
                 if handler.once:
                     await self._around.inbox.mark(self._group, event.event_id)
