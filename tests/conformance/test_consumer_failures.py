@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_serializer
 
 from bloodbank import (
     Attempt,
@@ -140,18 +143,50 @@ async def test_a_model_that_cannot_tell_of_a_handler_does_not_lose_the_failure(p
     class Wants(FailurePayload):
         more: int
 
+    class Fails(FailurePayload):
+        @classmethod
+        def of_handler(cls, common: Mapping[str, Any], event_type: str, payload: Mapping[str, Any]) -> Self:
+            return cls(**common, error_code=payload["no such field"])
+
     consumer = Consumer("shop", publisher=publisher)
     publisher.registry.register("shop.order.failed", Wants)
+    publisher.registry.register("shop.bill.failed", Fails)
 
-    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
-    async def handle(placed: Order) -> None:
+    @consumer.on("shop.*.placed", retry=Retry(attempts=1))
+    async def handle(payload: dict[str, Any]) -> None:
         raise Busy("no")
 
     async with consumer.running():
         await publisher.publish(order())
-        await eventually_dead(publisher, "shop")
-    [told] = await events_of(publisher, "shop.order.failed")
-    assert told.payload["error_code"] == "Busy"
+        await publisher.publish(create_envelope("shop.bill.placed", {}))
+        await eventually_dead(publisher, "shop", 2)
+    for failed in ("shop.order.failed", "shop.bill.failed"):
+        [told] = await events_of(publisher, failed)
+        assert told.payload["error_code"] == "Busy"
+
+
+async def test_an_exception_without_words_is_a_failure_like_any_other(publisher: Publisher) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    class Mute(Order):
+        @model_serializer
+        def dump(self) -> dict[str, Any]:
+            raise Speechless
+
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=2, first_seconds=0))
+    async def handle(placed: Mute) -> None:
+        raise Speechless
+
+    async with consumer.running():
+        await publisher.publish(order())
+        [letter] = await eventually_dead(publisher, "shop")
+    assert (letter.failure.error, letter.attempts) == ("Speechless", 2)
+    assert "Speechless" in letter.failure.reason
+    assert len(await events_of(publisher, "shop.order.failed")) == 1
 
 
 async def test_exceptions_decide_whether_there_is_another_attempt(publisher: Publisher) -> None:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from bloodbank import codec
 from bloodbank.consuming.attempt import Attempt
-from bloodbank.consuming.failing import Publish, failed_in, failure_of, give_up
+from bloodbank.consuming.failing import Publish, failed_in, failure_of, give_up, message_of
 from bloodbank.consuming.handler import Handler
 from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.envelope import EventEnvelope
@@ -286,7 +286,7 @@ class GroupAtWork:
                 number,
                 delay_seconds,
                 type(error).__name__,
-                error,
+                message_of(error),
             )
             if handler.ordered_by is None:
                 await self._settled(delivery, functools.partial(delivery.retry, delay_seconds))
