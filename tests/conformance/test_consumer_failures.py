@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from pydantic import model_serializer
 
 from bloodbank import (
@@ -238,6 +240,65 @@ async def test_a_cancellation_from_within_is_a_failure_and_not_an_end(publisher:
         [letter] = await eventually_dead(publisher, "shop")
         await eventually(lambda: len(seen) == 2)
     assert (letter.failure.error, letter.attempts) == ("RuntimeError", 1)
+
+
+async def test_a_handler_that_cancels_its_own_task_ends_the_consumer_and_its_event_comes_again(
+    publisher: Publisher,
+) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+
+    await publisher.publish(order(0))
+    await publisher.publish(order(1))
+
+    @consumer.on("shop.order.placed", start="beginning", ordered_by=lambda event: event.payload["key"])
+    async def handle(event: EventEnvelope[dict[str, Any]], attempt: Attempt) -> None:
+        number = event.payload["number"]
+        seen.append(number)
+        if number == 0 and attempt.number == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    # Otherwise neither it nor those behind it would be settled, and nobody would know.
+    with pytest.raises(RuntimeError, match="cancelled its own task"):
+        await asyncio.wait_for(consumer.run(), 60)
+    async with consumer.running():
+        await eventually(lambda: sorted(seen) == [0, 0, 1])
+
+
+async def test_a_timeout_that_leaves_its_cancellation_behind_keeps_no_later_event(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+    both_are_there = asyncio.Event()
+
+    @consumer.on("shop.order.placed", ordered_by=lambda event: event.payload["key"], retry=Retry(attempts=1))
+    async def handle(event: EventEnvelope[dict[str, Any]]) -> None:
+        number = event.payload["number"]
+        seen.append(number)
+        if number == 0:
+            await both_are_there.wait()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                # As libraries of before Python 3.11 do it: without `uncancel`.
+                await asyncio.sleep(0)
+        else:
+            inner = asyncio.create_task(asyncio.Event().wait())
+            inner.cancel()
+            await inner
+
+    async with consumer.running():
+        await publisher.publish(order(0))
+        await eventually(lambda: seen)
+        async with publisher.transport.subscribe("shop.order.placed", group="witness", prefetch=1) as witness:
+            await publisher.publish(order(1))
+            await soon(anext(witness))
+        both_are_there.set()
+        [letter] = await eventually_dead(publisher, "shop")
+    assert (seen, letter.failure.error) == ([0, 1], "RuntimeError")
 
 
 async def test_poison_is_set_aside_at_once_and_is_in_the_graph(publisher: Publisher) -> None:

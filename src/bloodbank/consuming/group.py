@@ -78,6 +78,7 @@ class GroupAtWork:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._error: BaseException | None = None
+        self._gives_back = False
 
     def stop(self) -> None:
         """Take nothing new from now on; `run` returns when what is under way has ended, or its time."""
@@ -153,9 +154,11 @@ class GroupAtWork:
         try:
             _, late = await asyncio.wait(tasks, timeout=self._around.stop_timeout_seconds)
         finally:
+            self._gives_back = True
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            self._gives_back = False
         if late:
             logger.warning(
                 "%d events of the group %s were not finished in time; they come again.", len(late), self._group
@@ -220,7 +223,13 @@ class GroupAtWork:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if self._gives_back:
+                return
+            error = RuntimeError(f"A handler of the group {self._group} cancelled its own task; its event comes again.")
+        else:
+            error = task.exception()
+        if error is not None:
             # A defect, or an inbox of another format: going on would leave events unsettled without a word.
             self._error = self._error or error
             self.stop()

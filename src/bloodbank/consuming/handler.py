@@ -54,13 +54,15 @@ class Handler:
 
         ended: called once, when the function has come to its end: where a thread goes on, after this has returned.
         """
+        task = asyncio.current_task()
+        # Not 0 where a handler before this one, in the same task, left it so.
+        cancels = task.cancelling() if task is not None else 0
         try:
             with handling(attempt.event_id):
                 async with asyncio.timeout(self.timeout_seconds):
                     await self._call(attempt, threads, ended)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if task is None or task.cancelling() > cancels:
                 raise
             # Something that the handler waited for was cancelled, and not the handler.
             failure = RuntimeError("what the handler waited for was cancelled")
