@@ -24,6 +24,7 @@ from bloodbank import (
     create_envelope,
 )
 from bloodbank.causation import current_parents
+from bloodbank.codec import encode
 from bloodbank.events import FirefliesTranscriptFailedPayload
 from bloodbank.ids import new_event_id
 from bloodbank.transports.base import Message, Transport
@@ -392,6 +393,45 @@ async def test_failing_again_after_it_was_put_back_makes_no_second_failure_event
     assert attempts == [1, 1, 1]
     assert len({event.event_id for event in await events_of(publisher, "shop.order.failed")}) == 1
     assert await dead_letters(publisher, "shop") == []
+
+
+async def test_attempts_that_were_made_one_after_the_other_for_the_sake_of_order_count(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=SOON, ordered_by=lambda event: event.payload["key"])
+    async def handle(event: EventEnvelope[dict[str, Any]]) -> None:
+        raise Busy("no")
+
+    async with consumer.running():
+        await publisher.publish(order())
+        [letter] = await eventually_dead(publisher, "shop")
+    [told] = await events_of(publisher, "shop.order.failed")
+    assert (letter.attempts, told.payload["retry_count"]) == (3, 2)
+
+
+async def test_a_replay_that_failed_is_handled_when_it_is_put_back(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[bool] = []
+    broken = False
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(attempt: Attempt) -> None:
+        seen.append(attempt.replayed)
+        if broken:
+            raise Busy("no")
+
+    message = encode(order())
+    async with consumer.running():
+        await publisher.transport.publish(message, timeout_seconds=30)
+        # From then on the inbox knows it.
+        await eventually(lambda: seen)
+        broken = True
+        await publisher.transport.replay([message], group="shop")
+        [letter] = await eventually_dead(publisher, "shop")
+        broken = False
+        await publisher.transport.redeliver([letter.number])
+        await eventually(lambda: len(seen) == 3)
+    assert seen == [False, True, True]
 
 
 async def test_what_a_group_has_no_handler_for_any_more_is_set_aside(publisher: Publisher) -> None:

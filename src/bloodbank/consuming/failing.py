@@ -154,7 +154,7 @@ async def give_up(
     if event is None or failed_in(event) is None:
         told = failure_event(failed, failure, group=group, attempts=attempts, registry=registry)
         await _publish(told, publish, event_id)
-    await delivery.dead_letter(failure)
+    await delivery.dead_letter(failure, attempts=attempts)
     logger.error(
         "%s gave up event %s (%s) after %d attempts: %s: %s",
         failure.consumer,

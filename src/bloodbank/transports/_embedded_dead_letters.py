@@ -27,6 +27,7 @@ def bury(
     group_name: str,
     attempts: int,
     first_at: int | None,
+    replayed: bool,
 ) -> None:
     """Keep a copy of a message among the dead letters. `first_at`: microseconds since 1970."""
     kept = failure.kept()
@@ -42,6 +43,7 @@ def bury(
             "attempts": attempts,
             "first_at": first_at,
             "dead_at": now_microseconds(),
+            "replayed": replayed,
         },
     )
 

@@ -75,7 +75,7 @@ class Group(Protocol):
         """Hand it out again after a delay."""
         ...
 
-    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure, attempts: int) -> None:
         """Set it aside with what is known of the failure."""
         ...
 
@@ -152,10 +152,10 @@ class DurableGroup:
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
 
-    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure, attempts: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             self._settle(connection, claim)
-            _bury(connection, claim, failure, self._name)
+            _bury(connection, claim, failure, attempts, self._name)
 
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
@@ -279,9 +279,9 @@ class EphemeralGroup:
         again = Claim(claim.position, claim.attempt + 1, claim.message, claim.first_at)
         self._postponed[claim.position] = due_at, again
 
-    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure, attempts: int) -> None:
         with translated(self._database.path, TransportUnavailable):
-            await self._database.write(lambda connection: _bury(connection, claim, failure, ""))
+            await self._database.write(lambda connection: _bury(connection, claim, failure, attempts, ""))
 
     async def give_back(self, claims: Iterable[Claim]) -> None:
         """The group ends with its consumer."""
@@ -320,14 +320,15 @@ def cursor_at(connection: sqlite3.Connection, start: Start) -> int:
     return start_of(connection, None, start)[0]
 
 
-def _bury(connection: sqlite3.Connection, claim: Claim, failure: Failure, group_name: str) -> None:
+def _bury(connection: sqlite3.Connection, claim: Claim, failure: Failure, attempts: int, group_name: str) -> None:
     bury(
         connection,
         claim.message,
         failure,
         group_name=group_name,
-        attempts=claim.attempt,
+        attempts=attempts,
         first_at=claim.first_at,
+        replayed=claim.replayed,
     )
 
 

@@ -274,17 +274,18 @@ class RabbitDelivery:
             await self._subscription.send_on(self._received.delivered(self._channel), queue, headers)
         self._remove()
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         """Set it aside among the dead letters. Raises TransportUnavailable (it comes again), NotOpen when settled."""
         if isinstance(failure, str):
             failure = Failure(failure)
         self._begin_to_settle()
         delivered = self._received.delivered(self._channel)
-        headers = self._dead_headers(failure)
+        tries = self.attempt if attempts is None else attempts
+        headers = self._dead_headers(failure, tries)
         if wire.headers_bytes(delivered, headers) > self._channel.max_content_size - HEADER_MARGIN_BYTES:
             # All headers travel in one frame, and those of the message are there already.
             reason, error, consumer = (text[:BRIEF] for text in (failure.reason, failure.error, failure.consumer))
-            headers = self._dead_headers(Failure(reason, error, "", consumer))
+            headers = self._dead_headers(Failure(reason, error, "", consumer), tries)
         async with _ReturnedOnError(self):
             await self._subscription.send_on(delivered, self._subscription.names.dead_letters, headers)
         self._remove()
@@ -294,9 +295,9 @@ class RabbitDelivery:
         if not self._channel.is_closed:
             self._acks.give_back(self._received.tag)
 
-    def _dead_headers(self, failure: Failure) -> dict[str, str | int]:
+    def _dead_headers(self, failure: Failure, attempts: int) -> dict[str, str | int]:
         group = self._subscription.group or ""
-        return dead_headers(failure, group=group, attempts=self.attempt, first_ms=self._first_ms)
+        return dead_headers(failure, group=group, attempts=attempts, first_ms=self._first_ms)
 
     @property
     def _first_ms(self) -> int | None:

@@ -248,10 +248,11 @@ def properties_again(
 ) -> Basic.Properties:
     """Return the properties of a delivery that is sent on, with further headers.
 
-    afresh: without what was noted of earlier tries.
+    afresh: without what was noted of earlier tries. A replay stays one.
     """
     old = delivered.header.properties
-    own = {name: value for name, value in _own_headers(old).items() if not (afresh and name in _SENT_ON)}
+    noted = _SENT_ON - {REPLAYED_HEADER} if afresh else ()
+    own = {name: value for name, value in _own_headers(old).items() if name not in noted}
     return Basic.Properties(
         content_type=old.content_type,
         content_encoding=old.content_encoding,

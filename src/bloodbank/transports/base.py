@@ -175,8 +175,10 @@ class Delivery(Protocol):
         """Deliver it again after a delay, without holding up others."""
         ...
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         """Set it aside with what is known of the failure, or with a reason alone.
+
+        attempts: how many tries there were, where that is not `attempt`.
 
         It is kept among the dead letters, for as long as the log keeps an entry, and not delivered to this group
         again. It is there before the delivery is gone: a crash in between sets it aside twice, and loses nothing.
@@ -271,10 +273,10 @@ class Transport(Protocol):
     async def redeliver(self, numbers: Sequence[int]) -> int:
         """Put dead letters back to their group alone; return how many.
 
-        Same id, body and parents; their attempts begin at 1. Each is in its group before it leaves the dead letters:
-        a crash in between delivers it twice. Numbers that are not there, and those of a subscription without a group,
-        are passed over. Raises InvalidQuery when a group does not exist any more (nothing was put back), and
-        TransportUnavailable (some may be back).
+        Same id, body and parents; their attempts begin at 1, and a replay is one again. Each is in its group before it
+        leaves the dead letters: a crash in between delivers it twice. Numbers that are not there, and those of a
+        subscription without a group, are passed over. Raises InvalidQuery when a group does not exist any more
+        (nothing was put back), and TransportUnavailable (some may be back).
         """
         ...
 
