@@ -120,7 +120,8 @@ class Consumer:
         pattern: words joined by dots; `*` stands for one word, `#` for any number. Within a group, the first handler
             whose pattern fits gets an event.
         group: consumers of one group share its events; default: the name of the consumer.
-        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time.
+        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time. Of what its
+            handlers say, the earliest holds for all.
         concurrency: most events that the function handles at a time, in this process.
         prefetch: most events it has been given and not finished; default: BLOODBANK_CONSUMER_PREFETCH.
         ordered_by: returns the key of an event; those of one key are handled one after the other in this process, and

@@ -1,7 +1,7 @@
 """The handlers of one group at work: deliveries come in, each is handled once and settled.
 
-Each handler has a subscription of its own. The patterns of a group add up, so that any of them may bring an event that
-another handler of the group asked for: the first whose pattern fits gets it.
+Each handler has a subscription of its own, with the patterns of all: any of them may bring an event that another one
+asked for. The first whose pattern fits gets it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, NotOpen, Unavailable
 from bloodbank.events.registry import EventRegistry
-from bloodbank.transports.base import Delivery, Failure, Transport, matches
+from bloodbank.transports.base import Delivery, Failure, Start, Transport, matches
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class GroupAtWork:
         self._handlers = handlers
         self._group = handlers[0].group
         self._around = around
+        self._start = _earliest(handlers)
         self._turns = {handler: asyncio.Semaphore(handler.concurrency) for handler in handlers}
         self._lanes: dict[tuple[Handler, Hashable], deque[_Taken]] = {}
         self._under_way: dict[UUID, asyncio.Future[None]] = {}
@@ -124,8 +126,9 @@ class GroupAtWork:
     async def _work(self, handler: Handler, subscribed: Callable[[Handler], None]) -> None:
         # Fewer than may run at a time would leave some of them idle.
         prefetch = max(handler.prefetch or self._around.prefetch, handler.concurrency)
+        # All say the same, so that it does not matter which of them makes a new group.
         subscription = self._around.transport.subscribe(
-            handler.pattern, group=handler.group, prefetch=prefetch, start=handler.start
+            [one.pattern for one in self._handlers], group=self._group, prefetch=prefetch, start=self._start
         )
         async with subscription as deliveries:
             subscribed(handler)
@@ -345,3 +348,11 @@ class GroupAtWork:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _earliest(handlers: Sequence[Handler]) -> Start:
+    starts = [handler.start for handler in handlers]
+    if "beginning" in starts:
+        return "beginning"
+    times = [start for start in starts if isinstance(start, datetime)]
+    return min(times) if times else "now"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
@@ -140,22 +140,22 @@ async def declare_topology(connection: Connection, names: Names, *, retention_da
         await channel.queue_bind(names.log, names.exchange, "#")
 
 
-async def declare_group(connection: Connection, names: Names, queue: str, pattern: str) -> None:
+async def declare_group(connection: Connection, names: Names, queue: str, patterns: Sequence[str]) -> None:
     """Declare the queue of a group and bind it. Patterns of one group add up."""
     await declare_queue(connection, names.dead, {"x-queue-type": "quorum"})
     await declare_queue(connection, queue, {"x-queue-type": "quorum"} | _hand_over_to(names.dead))
-    await _bind(connection, queue, names.exchange, pattern)
-    await _bind(connection, queue, names.replays, pattern)
+    await _bind(connection, queue, names.exchange, patterns)
+    await _bind(connection, queue, names.replays, patterns)
 
 
-async def declare_private(connection: Connection, names: Names, queue: str, pattern: str) -> None:
+async def declare_private(connection: Connection, names: Names, queue: str, patterns: Sequence[str]) -> None:
     """Declare the queue of a subscription without a group.
 
     It outlives a lost connection for a while, and in a cluster the node that it was declared at, so that the
     subscription misses nothing.
     """
     await declare_queue(connection, queue, {"x-queue-type": "quorum", "x-expires": IDLE_PRIVATE_QUEUE_MS})
-    await _bind(connection, queue, names.exchange, pattern)
+    await _bind(connection, queue, names.exchange, patterns)
 
 
 async def declare_retry(connection: Connection, queue: str, delay_seconds: float) -> str:
@@ -217,9 +217,10 @@ async def declare_queue(connection: Connection, name: str, arguments: Mapping[st
                 await second.queue_declare(name, passive=True)
 
 
-async def _bind(connection: Connection, queue: str, exchange: str, pattern: str) -> None:
+async def _bind(connection: Connection, queue: str, exchange: str, patterns: Sequence[str]) -> None:
     async with scratch_channel(connection) as channel:
-        await channel.queue_bind(queue, exchange, pattern)
+        for pattern in patterns:
+            await channel.queue_bind(queue, exchange, pattern)
 
 
 def _hand_over_to(queue: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -224,11 +224,12 @@ class Transport(Protocol):
         ...
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
-        """Deliver the messages whose routing key fits a pattern.
+        """Deliver the messages whose routing key fits a pattern, or one of several.
 
-        pattern: words joined by dots; `*` stands for one word, `#` for any number of words.
+        pattern: words joined by dots; `*` stands for one word, `#` for any number of words. Patterns of one group add
+            up. A new group that begins in the past gets of it what fits those that the first subscription gives.
         group: consumers of one group share its messages; the group outlives them and keeps what comes
             meanwhile. None: a group of one's own that ends with the subscription.
         prefetch: most unsettled deliveries at a time.
@@ -296,6 +297,16 @@ class Transport(Protocol):
         ...
 
 
+def patterns_of(pattern: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one or several patterns as a tuple. Raises InvalidQuery as `compile_pattern`, and for none."""
+    patterns = (pattern,) if isinstance(pattern, str) else tuple(dict.fromkeys(pattern))
+    if not patterns:
+        raise InvalidQuery("A subscription needs a pattern.")
+    for one in patterns:
+        compile_pattern(one)
+    return patterns
+
+
 def require_start(start: object) -> None:
     """Raise InvalidQuery for what is no `Start`."""
     if start in ("now", "beginning") or (isinstance(start, datetime) and start.tzinfo is not None):
@@ -339,3 +350,8 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 def matches(pattern: str, routing_key: str) -> bool:
     """Say whether a routing key fits a pattern."""
     return compile_pattern(pattern).fullmatch("." + routing_key) is not None
+
+
+def matches_any(patterns: Iterable[str], routing_key: str) -> bool:
+    """Say whether a routing key fits one of the patterns."""
+    return any(matches(pattern, routing_key) for pattern in patterns)
