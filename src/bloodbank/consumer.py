@@ -120,8 +120,7 @@ class Consumer:
         pattern: words joined by dots; `*` stands for one word, `#` for any number. Within a group, the first handler
             whose pattern fits gets an event.
         group: consumers of one group share its events; default: the name of the consumer.
-        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time. Of what its
-            handlers say, the earliest holds for all.
+        start: where a new group begins: "now", "beginning" of the log, or an aware time; of its handlers' the earliest.
         concurrency: most events that the function handles at a time, in this process.
         prefetch: most events it has been given and not finished; default: BLOODBANK_CONSUMER_PREFETCH.
         ordered_by: returns the key of an event; those of one key are handled one after the other in this process, and
@@ -142,7 +141,6 @@ class Consumer:
         namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
-            require_no_generator(function)
             handler = Handler(
                 name=f"{self._name}.{name_of(function)}",
                 function=function,
@@ -286,6 +284,7 @@ class Consumer:
             task.result()
 
     def _arguments(self, function: Function, namespace: Mapping[str, Any]) -> Arguments:
+        require_no_generator(function)
         provided: dict[type, Callable[[], object]] = {BlockingPublisher: self._blocking_publisher}
         if is_async(function):
             provided = {Publisher: self._running_publisher}

@@ -73,7 +73,7 @@ class GroupAtWork:
         self._handlers = handlers
         self._group = handlers[0].group
         self._around = around
-        self._start = _earliest(handlers)
+        self._start: Start = _earliest(handlers)
         self._turns = {handler: asyncio.Semaphore(handler.concurrency) for handler in handlers}
         self._lanes: dict[tuple[Handler, Hashable], deque[_Taken]] = {}
         self._under_way: dict[UUID, asyncio.Future[None]] = {}
