@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Self
 
 from aiormq.abc import DeliveredMessage
@@ -246,7 +246,7 @@ class RabbitDelivery:
     def first_attempt_at(self) -> datetime | None:
         """When the first try began; None for what came back without having been retried."""
         first_ms = self._first_ms
-        return None if first_ms is None else datetime.fromtimestamp(first_ms / 1000, UTC)
+        return None if first_ms is None else wire.time_from(first_ms)
 
     @property
     def replayed(self) -> bool:

@@ -368,8 +368,11 @@ def header_of(delivered: DeliveredMessage, name: str) -> object:
 def time_of(delivered: DeliveredMessage, name: str) -> datetime | None:
     """Return the time that a header holds in milliseconds since 1970; None when there is none."""
     milliseconds = header_of(delivered, name)
-    if not isinstance(milliseconds, int):
-        return None
+    return time_from(milliseconds) if isinstance(milliseconds, int) else None
+
+
+def time_from(milliseconds: int) -> datetime | None:
+    """Return the time that milliseconds since 1970 mean; None where it is none."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):
