@@ -88,6 +88,7 @@ class Consumer:
         self._publisher: Publisher | None = None
         self._blocking: BlockingPublisher | None = None
         self._stopping: asyncio.Event | None = None
+        self._working: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -98,6 +99,11 @@ class Consumer:
     def handlers(self) -> Sequence[Handler]:
         """The handlers, in the order of their registration."""
         return tuple(self._handlers)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its work has ended early; `running` raises the reason at the end of its block."""
+        return self._working is not None and self._working.done()
 
     def on(
         self,
@@ -218,6 +224,7 @@ class Consumer:
                 groups = await self._prepare(stack, publisher, inbox)
                 subscribed = asyncio.Event()
                 working = asyncio.create_task(self._work(groups, subscribed), name=f"bloodbank-consumer-{self._name}")
+                self._working = working
                 try:
                     await _first(working, subscribed)
                     yield self
@@ -226,7 +233,7 @@ class Consumer:
                         group.stop()
                     await working
         finally:
-            self._stopping = self._publisher = self._blocking = None
+            self._stopping = self._working = self._publisher = self._blocking = None
 
     async def _prepare(
         self, stack: AsyncExitStack, publisher: Publisher | None, inbox: GuardedInbox | None
