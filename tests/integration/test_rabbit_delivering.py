@@ -400,3 +400,11 @@ async def test_a_message_with_properties_that_cannot_be_read_keeps_nobody_behind
         await again.dead_letter("cannot be read")
         [letter] = [letter async for letter in transport.dead_letters()]
         assert letter.message.body == b"torn"
+
+
+@pytest.mark.parametrize("group", ["log", "dead", "rag.filling", "rag.retry.1190", "a b", ""])
+def test_a_group_cannot_have_the_name_of_a_queue_that_is_for_something_else(group: str) -> None:
+    names = wire.Names("shop.events.v1")
+    with pytest.raises(InvalidQuery, match="cannot be the name of a group"):
+        names.group(group)
+    assert names.group("rag.retry.late") == "shop.rag.retry.late"

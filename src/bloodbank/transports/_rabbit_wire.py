@@ -74,6 +74,8 @@ MOST_RETURNS = 2**31 - 1
 _GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
 _FILLING = ".filling"
+_QUEUE_OF_A_GROUP = re.compile(r".*(\.filling|\.retry\.[0-9]+)")
+"""What a group with a shorter name has beside its own queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,11 @@ class Names:
     def group(self, group: str) -> str:
         """Return the queue of a group. Raises InvalidQuery for a name that cannot be one."""
         name = f"{self._base}.{group}"
-        if group in _RESERVED_GROUPS or group.endswith(_FILLING) or not _GROUP.fullmatch(group) or len(name) > 200:
+        is_taken = group in _RESERVED_GROUPS or _QUEUE_OF_A_GROUP.fullmatch(group) is not None
+        if is_taken or not _GROUP.fullmatch(group) or len(name) > 200:
             raise InvalidQuery(
                 f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
-                f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} are taken."
+                f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} or .retry.NUMBER are taken."
             )
         return name
 
