@@ -16,7 +16,7 @@ from bloodbank.causation import CausalThreadPool
 from bloodbank.config import Settings, load_settings
 from bloodbank.consuming.arguments import Arguments, Function, name_of
 from bloodbank.consuming.group import GroupAtWork, Surroundings
-from bloodbank.consuming.handler import Handler, OrderedBy, is_async
+from bloodbank.consuming.handler import Handler, OrderedBy, is_async, require_no_generator
 from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.consuming.retry import Retry
 from bloodbank.envelope import EventEnvelope
@@ -88,6 +88,7 @@ class Consumer:
         self._publisher: Publisher | None = None
         self._blocking: BlockingPublisher | None = None
         self._stopping: asyncio.Event | None = None
+        self._working: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -98,6 +99,11 @@ class Consumer:
     def handlers(self) -> Sequence[Handler]:
         """The handlers, in the order of their registration."""
         return tuple(self._handlers)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its work has ended early; `running` raises the reason at the end of its block."""
+        return self._working is not None and self._working.done()
 
     def on(
         self,
@@ -120,14 +126,15 @@ class Consumer:
         pattern: words joined by dots; `*` stands for one word, `#` for any number. Within a group, the first handler
             whose pattern fits gets an event.
         group: consumers of one group share its events; default: the name of the consumer.
-        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time.
+        start: where a new group begins: "now", "beginning" of the log, or an aware time; of its handlers' the earliest.
         concurrency: most events that the function handles at a time, in this process.
         prefetch: most events it has been given and not finished; default: BLOODBANK_CONSUMER_PREFETCH.
         ordered_by: returns the key of an event; those of one key are handled one after the other in this process, and
             while one of them waits for its next attempt the later ones wait too.
         retry: default: `Retry()`.
         once: whether an event that the group has handled is left out when it comes again.
-        timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same.
+        timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same,
+            and counts among `concurrency` until it ends.
 
         Raises InvalidQuery for a pattern or start, ConfigurationError for anything else that cannot be.
         """
@@ -217,6 +224,7 @@ class Consumer:
                 groups = await self._prepare(stack, publisher, inbox)
                 subscribed = asyncio.Event()
                 working = asyncio.create_task(self._work(groups, subscribed), name=f"bloodbank-consumer-{self._name}")
+                self._working = working
                 try:
                     await _first(working, subscribed)
                     yield self
@@ -225,7 +233,7 @@ class Consumer:
                         group.stop()
                     await working
         finally:
-            self._stopping = self._publisher = self._blocking = None
+            self._stopping = self._working = self._publisher = self._blocking = None
 
     async def _prepare(
         self, stack: AsyncExitStack, publisher: Publisher | None, inbox: GuardedInbox | None
@@ -283,6 +291,7 @@ class Consumer:
             task.result()
 
     def _arguments(self, function: Function, namespace: Mapping[str, Any]) -> Arguments:
+        require_no_generator(function)
         provided: dict[type, Callable[[], object]] = {BlockingPublisher: self._blocking_publisher}
         if is_async(function):
             provided = {Publisher: self._running_publisher}

@@ -162,6 +162,31 @@ async def test_a_group_begins_where_it_is_told_to(publisher: Publisher) -> None:
     }
 
 
+async def test_a_group_of_several_handlers_begins_at_the_earliest_and_with_what_all_of_them_want(
+    publisher: Publisher,
+) -> None:
+    for event_type in ["shop.order.placed", "shop.bill.paid", "shop.bill.sent"] * 3:
+        await publisher.publish(create_envelope(event_type, {}))
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[str] = []
+
+    @consumer.on("shop.order.placed")
+    async def orders(event: EventEnvelope[Any]) -> None:
+        seen.append(event.event_type)
+
+    @consumer.on("shop.bill.paid", start="beginning")
+    async def payments(event: EventEnvelope[Any]) -> None:
+        seen.append(event.event_type)
+
+    @consumer.on("shop.bill.sent", start=datetime.now(UTC))
+    async def bills(event: EventEnvelope[Any]) -> None:
+        seen.append(event.event_type)
+
+    async with consumer.running():
+        await eventually(lambda: len(seen) >= 9)
+    assert sorted(seen) == ["shop.bill.paid"] * 3 + ["shop.bill.sent"] * 3 + ["shop.order.placed"] * 3
+
+
 def _wait_for_the_clock() -> None:
     """Until it is a later second, since a stream tells times in chunks."""
     end = datetime.now(UTC) + timedelta(seconds=1.1)

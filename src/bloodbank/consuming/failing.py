@@ -48,20 +48,32 @@ class _Failed(NamedTuple):
     @classmethod
     def of(cls, event: EventEnvelope[Any]) -> Self:
         payload = event.payload
-        return cls(
-            event.event_type, event.event_id, payload.model_dump() if isinstance(payload, BaseModel) else payload
-        )
+        if isinstance(payload, BaseModel):
+            try:
+                payload = payload.model_dump()
+            except Exception as error:  # noqa: BLE001, a model's serializer is code of others
+                logger.warning("The payload of event %s cannot be told: %s", event.event_id, message_of(error))
+                payload = {}
+        return cls(event.event_type, event.event_id, payload)
 
 
 def failure_of(error: Exception, consumer: str, *, poison: bool = False) -> Failure:
     """Tell of an exception: its class, one line, and the end of its traceback."""
     name = type(error).__name__
     return Failure(
-        reason=_cut(" ".join(str(error).split()) or name),
+        reason=_cut(" ".join(message_of(error).split()) or name),
         error=POISON if poison else name,
         traceback="".join(traceback.format_exception(error)),
         consumer=consumer,
     ).kept()
+
+
+def message_of(error: Exception) -> str:
+    """Return what an exception says, also where it fails to say it."""
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001, code of others, which must not end the consumer
+        return f"{type(error).__name__}, whose text cannot be made: {type(second).__name__}"
 
 
 def failure_event(
@@ -105,9 +117,10 @@ def _payload(
         return FailurePayload(**common)
     try:
         return model.of_handler(common, failed.event_type, failed.payload)
-    except ValidationError as error:
-        # Better a failure of the common shape than none.
-        logger.warning("%s cannot tell that a handler failed: %s Override its of_handler.", model.__name__, error)
+    except Exception as error:  # noqa: BLE001, code of others; better a failure of the common shape than none
+        logger.warning(
+            "%s cannot tell that a handler failed: %s Override its of_handler.", model.__name__, message_of(error)
+        )
         return FailurePayload(**common)
 
 
@@ -141,7 +154,7 @@ async def give_up(
     if event is None or failed_in(event) is None:
         told = failure_event(failed, failure, group=group, attempts=attempts, registry=registry)
         await _publish(told, publish, event_id)
-    await delivery.dead_letter(failure)
+    await delivery.dead_letter(failure, attempts=attempts)
     logger.error(
         "%s gave up event %s (%s) after %d attempts: %s: %s",
         failure.consumer,

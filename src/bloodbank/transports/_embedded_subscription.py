@@ -199,8 +199,9 @@ class _EmbeddedDelivery:
         await self._subscription.settle(self._claim, self._group.retry(self._claim, delay_seconds))
         self._subscription.announce()
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         if isinstance(failure, str):
             failure = Failure(failure)
         self._subscription.require_unsettled(self._claim)
-        await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, failure))
+        tries = self.attempt if attempts is None else attempts
+        await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, failure, tries))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -175,8 +175,10 @@ class Delivery(Protocol):
         """Deliver it again after a delay, without holding up others."""
         ...
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         """Set it aside with what is known of the failure, or with a reason alone.
+
+        attempts: how many tries there were, where that is not `attempt`.
 
         It is kept among the dead letters, for as long as the log keeps an entry, and not delivered to this group
         again. It is there before the delivery is gone: a crash in between sets it aside twice, and loses nothing.
@@ -222,11 +224,12 @@ class Transport(Protocol):
         ...
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
-        """Deliver the messages whose routing key fits a pattern.
+        """Deliver the messages whose routing key fits a pattern, or one of several.
 
-        pattern: words joined by dots; `*` stands for one word, `#` for any number of words.
+        pattern: words joined by dots; `*` stands for one word, `#` for any number of words. Patterns of one group add
+            up. A new group that begins in the past gets of it what fits those that the first subscription gives.
         group: consumers of one group share its messages; the group outlives them and keeps what comes
             meanwhile. None: a group of one's own that ends with the subscription.
         prefetch: most unsettled deliveries at a time.
@@ -271,10 +274,10 @@ class Transport(Protocol):
     async def redeliver(self, numbers: Sequence[int]) -> int:
         """Put dead letters back to their group alone; return how many.
 
-        Same id, body and parents; their attempts begin at 1. Each is in its group before it leaves the dead letters:
-        a crash in between delivers it twice. Numbers that are not there, and those of a subscription without a group,
-        are passed over. Raises InvalidQuery when a group does not exist any more (nothing was put back), and
-        TransportUnavailable (some may be back).
+        Same id, body and parents; their attempts begin at 1, and a replay is one again. Each is in its group before it
+        leaves the dead letters: a crash in between delivers it twice. Numbers that are not there, and those of a
+        subscription without a group, are passed over. Raises InvalidQuery when a group does not exist any more
+        (nothing was put back), and TransportUnavailable (some may be back).
         """
         ...
 
@@ -292,6 +295,16 @@ class Transport(Protocol):
         TransportUnavailable (some may have been sent; doing it again is safe, and delivers those twice).
         """
         ...
+
+
+def patterns_of(pattern: str | Sequence[str]) -> tuple[str, ...]:
+    """Return one or several patterns as a tuple. Raises InvalidQuery as `compile_pattern`, and for none."""
+    patterns = (pattern,) if isinstance(pattern, str) else tuple(dict.fromkeys(pattern))
+    if not patterns:
+        raise InvalidQuery("A subscription needs a pattern.")
+    for one in patterns:
+        compile_pattern(one)
+    return patterns
 
 
 def require_start(start: object) -> None:
@@ -337,3 +350,8 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 def matches(pattern: str, routing_key: str) -> bool:
     """Say whether a routing key fits a pattern."""
     return compile_pattern(pattern).fullmatch("." + routing_key) is not None
+
+
+def matches_any(patterns: Iterable[str], routing_key: str) -> bool:
+    """Say whether a routing key fits one of the patterns."""
+    return any(matches(pattern, routing_key) for pattern in patterns)

@@ -129,9 +129,9 @@ class RabbitTransport:
         return [error or Receipt(message.event_id) for message, error in zip(messages, outcomes, strict=True)]
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: BusStart = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: BusStart = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
-        """Deliver what fits a pattern; see `Transport.subscribe`. Patterns of one group add up.
+        """Deliver what fits a pattern; see `Transport.subscribe`.
 
         Raises InvalidQuery for a pattern, group, prefetch or start that cannot be.
         """
