@@ -23,7 +23,7 @@ from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import BloodbankError, ConfigurationError, NotOpen
 from bloodbank.events.registry import EventRegistry
 from bloodbank.publisher import Publisher
-from bloodbank.transports.base import Start, compile_pattern, require_start
+from bloodbank.transports.base import Start, compile_type_pattern, matches, require_group, require_start
 
 AnyFunction = TypeVar("AnyFunction", bound=Function)
 
@@ -104,7 +104,7 @@ class Consumer:
         pattern: str,
         group: str | None = None,
         *,
-        start: Start = "now",
+        start: Start | None = None,
         concurrency: int = 1,
         prefetch: int | None = None,
         ordered_by: OrderedBy | None = None,
@@ -120,7 +120,8 @@ class Consumer:
         pattern: words joined by dots; `*` stands for one word, `#` for any number. Within a group, the first handler
             whose pattern fits gets an event.
         group: consumers of one group share its events; default: the name of the consumer.
-        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time.
+        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time. Default: as
+            another handler of the group says, otherwise "now".
         concurrency: most events that the function handles at a time, in this process.
         prefetch: most events it has been given and not finished; default: BLOODBANK_CONSUMER_PREFETCH.
         ordered_by: returns the key of an event; those of one key are handled one after the other in this process, and
@@ -129,17 +130,22 @@ class Consumer:
         once: whether an event that the group has handled is left out when it comes again.
         timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same.
 
-        Raises InvalidQuery for a pattern or start, ConfigurationError for anything else that cannot be.
+        Raises InvalidQuery for a pattern, group or start, ConfigurationError for anything else that cannot be.
         """
-        compile_pattern(pattern)
-        require_start(start)
+        _require_pattern(pattern)
+        if start is not None:
+            require_start(start)
         group = self._name if group is None else group
-        _require_sense(group, concurrency, prefetch, timeout_seconds)
+        require_group(group)
+        _require_sense(concurrency, prefetch, timeout_seconds)
+        if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"retry is {retry!r}. Give a Retry, such as Retry(attempts=3).")
         # Models are often defined where the handler is, such as within a test.
         frame = inspect.currentframe()
         namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
+            _require_function(function)
             handler = Handler(
                 name=f"{self._name}.{name_of(function)}",
                 function=function,
@@ -154,10 +160,30 @@ class Consumer:
                 once=once,
                 timeout_seconds=timeout_seconds,
             )
+            self._require_fit(handler)
             self._handlers.append(handler)
             return function
 
         return decorate
+
+    def _require_fit(self, handler: Handler) -> None:
+        """Raise ConfigurationError for a handler that the others of its group leave no event, or no start."""
+        literal = not {"*", "#"} & set(handler.pattern.split("."))
+        for other in self._handlers:
+            if other.group != handler.group:
+                continue
+            if other.pattern == handler.pattern or (literal and matches(other.pattern, handler.pattern)):
+                raise ConfigurationError(
+                    f"{handler.name} would get no event: {other.name} takes {other.pattern} in the group "
+                    f"{handler.group} before it, and an event goes to one handler of a group. Give one of them a "
+                    f"group of its own, such as group={f'{handler.group}-{name_of(handler.function)}'!r}, or register "
+                    "the narrower pattern first."
+                )
+            if None not in (other.start, handler.start) and other.start != handler.start:
+                raise ConfigurationError(
+                    f"{other.name} and {handler.name} let the group {handler.group} begin at different places. A "
+                    "group has one start: say it at one of them, or give one a group of its own."
+                )
 
     async def run(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; then as at the end of `running`. A second signal ends the process.
@@ -313,11 +339,23 @@ class Consumer:
         return self._stopping
 
 
-def _require_sense(group: str, concurrency: int, prefetch: int | None, timeout_seconds: float | None) -> None:
-    if not group or concurrency < 1 or (prefetch is not None and prefetch < 1):
+def _require_pattern(pattern: object) -> None:
+    if not isinstance(pattern, str):
+        raise ConfigurationError("A handler needs the pattern of its events: write @consumer.on('llm.prompt').")
+    compile_type_pattern(pattern)
+
+
+def _require_function(function: Function) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
-            "A handler needs a group that is not empty, and concurrency and prefetch of 1 or more."
+            f"The handler {name_of(function)} is a generator, which nobody would run. Publish with a parameter "
+            "annotated Publisher in place of `yield`."
         )
+
+
+def _require_sense(concurrency: int, prefetch: int | None, timeout_seconds: float | None) -> None:
+    if concurrency < 1 or (prefetch is not None and prefetch < 1):
+        raise ConfigurationError("A handler needs concurrency and prefetch of 1 or more.")
     if timeout_seconds is not None and timeout_seconds <= 0:
         raise ConfigurationError(f"timeout_seconds is {timeout_seconds}; it must be more than 0, or None.")
 

@@ -24,7 +24,7 @@ from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, NotOpen, Unavailable
 from bloodbank.events.registry import EventRegistry
-from bloodbank.transports.base import Delivery, Failure, Transport, matches
+from bloodbank.transports.base import Delivery, Failure, Start, Transport, matches
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class GroupAtWork:
     def __init__(self, handlers: Sequence[Handler], around: Surroundings) -> None:
         self._handlers = handlers
         self._group = handlers[0].group
+        starts: list[Start] = [handler.start for handler in handlers if handler.start is not None]
+        self._start: Start = starts[0] if starts else "now"
         self._around = around
         self._turns = {handler: asyncio.Semaphore(handler.concurrency) for handler in handlers}
         self._lanes: dict[tuple[Handler, Hashable], deque[_Taken]] = {}
@@ -121,7 +123,7 @@ class GroupAtWork:
         # Fewer than may run at a time would leave some of them idle.
         prefetch = max(handler.prefetch or self._around.prefetch, handler.concurrency)
         subscription = self._around.transport.subscribe(
-            handler.pattern, group=handler.group, prefetch=prefetch, start=handler.start
+            self._patterns_from(handler), group=handler.group, prefetch=prefetch, start=self._start
         )
         async with subscription as deliveries:
             subscribed(handler)
@@ -137,6 +139,10 @@ class GroupAtWork:
                 await self._drain()
             if not reading.cancelled() and (error := reading.exception()) is not None:
                 raise error
+
+    def _patterns_from(self, handler: Handler) -> list[str]:
+        # All of the group, so that a new one begins with all of them whichever handler is the first to subscribe.
+        return [handler.pattern, *(other.pattern for other in self._handlers if other is not handler)]
 
     async def _read(self, deliveries: AsyncIterator[Delivery]) -> None:
         async for delivery in deliveries:
@@ -205,8 +211,9 @@ class GroupAtWork:
 
     def _unhandled(self, delivery: Delivery) -> Failure:
         reason = (
-            f"The group {self._group} has no handler for {delivery.message.routing_key}. A pattern that it had before, "
-            "or a replay, brought it here."
+            f"The group {self._group} has no handler for {delivery.message.routing_key} in this program. Another "
+            "program of the group, a pattern that it had before, or a replay brought it here. Programs of one group "
+            "need the same handlers; otherwise give each a group of its own."
         )
         return Failure(reason, NO_HANDLER, "", self._around.name)
 

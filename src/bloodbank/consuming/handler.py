@@ -25,6 +25,7 @@ class Handler:
     """A function that handles the events of a pattern, for a group.
 
     name: stands in failures and logs.
+    start: where its group begins when it is new; None: where another handler of the group says, or now.
     concurrency: most events that it handles at a time.
     prefetch: most unsettled deliveries at a time; None: as the settings say.
     ordered_by: events of one key are handled one after the other; None: each on its own.
@@ -37,7 +38,7 @@ class Handler:
     arguments: Arguments
     pattern: str
     group: str
-    start: Start
+    start: Start | None
     concurrency: int
     prefetch: int | None
     ordered_by: OrderedBy | None

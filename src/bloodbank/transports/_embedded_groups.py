@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
@@ -93,10 +93,12 @@ class DurableGroup:
     lease_seconds: how long others wait for this consumer when it gives no sign of life.
     """
 
-    def __init__(self, database: Database, name: str, pattern: str, *, start: Start, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, name: str, patterns: Sequence[str], *, start: Start, lease_seconds: float
+    ) -> None:
         self._database = database
         self._name = name
-        self._pattern = pattern
+        self._patterns = patterns
         self._start: Start = start
         self._lease = int(lease_seconds * MICROSECONDS)
         self._owner = uuid4().bytes
@@ -114,7 +116,7 @@ class DurableGroup:
             else:
                 group_id = row[0]
                 connection.execute(SQL["touch_group"], {"group_id": group_id, "now": now})
-            connection.execute(SQL["add_pattern"], (group_id, self._pattern))
+            connection.executemany(SQL["add_pattern"], [(group_id, pattern) for pattern in self._patterns])
             return group_id
 
         with translated(self._database.path, TransportUnavailable):
@@ -240,9 +242,9 @@ class DurableGroup:
 class EphemeralGroup:
     """One consumer for itself until it ends: its place in the log is kept in memory."""
 
-    def __init__(self, database: Database, pattern: str, *, start: Start) -> None:
+    def __init__(self, database: Database, patterns: Sequence[str], *, start: Start) -> None:
         self._database = database
-        self._pattern = pattern
+        self._patterns = patterns
         self._start: Start = start
         self._cursor = 0
         self._postponed: dict[int, tuple[int, Claim]] = {}
@@ -291,7 +293,7 @@ class EphemeralGroup:
         claims: list[Claim] = []
         for position, routing_key in connection.execute(SQL["keys_after"], (cursor, SCAN_LIMIT)).fetchall():
             cursor = position
-            if matches(self._pattern, routing_key):
+            if any(matches(pattern, routing_key) for pattern in self._patterns):
                 row = connection.execute(SQL["message_at"], (position,)).fetchone()
                 claims.append(Claim(position, 1, message_of(row), now_microseconds()))
                 if len(claims) == room:

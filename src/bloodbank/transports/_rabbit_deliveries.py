@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -36,7 +36,7 @@ from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_received import Received
-from bloodbank.transports.base import Delivery, Failure, Message, Start, compile_pattern, require_start
+from bloodbank.transports.base import Delivery, Failure, Message, Start, require_start
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +66,11 @@ class Subscription:
         log: RabbitLog,
         names: wire.Names,
         limits: Limits,
-        pattern: str,
+        patterns: Sequence[str],
         group: str | None,
         prefetch: int,
         start: Start,
     ) -> None:
-        compile_pattern(pattern)
         require_start(start)
         if not 1 <= prefetch <= PREFETCH_LIMIT:
             raise InvalidQuery(f"prefetch must be between 1 and {PREFETCH_LIMIT}, not {prefetch}.")
@@ -81,7 +80,7 @@ class Subscription:
         self._link = link
         self._outlet = outlet
         self._limits = limits
-        self._pattern = pattern
+        self._patterns = patterns
         self._prefetch = prefetch
         self._start: Start = start
         self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)
@@ -153,14 +152,14 @@ class Subscription:
                 return await wire.declare_retry(await self._link.connection(), self.queue, delay_seconds)
 
     async def _attach(self, connection: Connection) -> None:
-        with translated(f"subscribe to {self._pattern}"):
+        with translated(f"subscribe to {', '.join(self._patterns)}"):
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 if self.group is None:
-                    await wire.declare_private(connection, self.names, self.queue, self._pattern)
-                    self._filler.begin(self._pattern, self._start)
+                    await wire.declare_private(connection, self.names, self.queue, self._patterns)
+                    self._filler.begin(self._patterns, self._start)
                 else:
-                    await self._filler.order(connection, self._pattern, self._start)
-                    await wire.declare_group(connection, self.names, self.queue, self._pattern)
+                    await self._filler.order(connection, self._patterns, self._start)
+                    await wire.declare_group(connection, self.names, self.queue, self._patterns)
                     await self._filler.begin_if_ordered(connection)
                 channel = await open_channel(connection)
                 try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,12 +42,15 @@ from bloodbank.transports.base import matches
 
 logger = logging.getLogger(__name__)
 
+_BETWEEN = "\0"
+"""Between the patterns of an order: no pattern has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to fill a queue with: what fits a pattern, since a time (None: all)."""
+    """What to fill a queue with: what fits one of the patterns, since a time (None: all)."""
 
-    pattern: str
+    patterns: Sequence[str]
     since: datetime | None
 
 
@@ -69,7 +72,7 @@ class Filler:
         self._is_filled = False
         self._is_done = False
 
-    async def order(self, connection: Connection, pattern: str, start: GroupStart) -> None:
+    async def order(self, connection: Connection, patterns: Sequence[str], start: GroupStart) -> None:
         """Order the filling of a group's queue unless that is there already. To be called before it is declared."""
         if start == "now" or await wire.exists(connection, self._queue):
             return
@@ -79,7 +82,7 @@ class Filler:
             # Another one ordered it meanwhile, and it is done.
             await wire.delete(connection, wire.filling_of(self._queue))
             return
-        headers: dict[str, str | int] = {wire.PATTERN_HEADER: pattern}
+        headers: dict[str, str | int] = {wire.PATTERN_HEADER: _BETWEEN.join(patterns)}
         if isinstance(start, datetime):
             headers[wire.START_HEADER] = wire.milliseconds_of(start)
         properties = Basic.Properties(delivery_mode=2, message_id=uuid4().hex, headers=dict(headers))
@@ -91,12 +94,12 @@ class Filler:
         if not self._is_running and await wire.exists(connection, wire.filling_of(self._queue)):
             self._begin(self._fill_as_ordered)
 
-    def begin(self, pattern: str, start: GroupStart) -> None:
+    def begin(self, patterns: Sequence[str], start: GroupStart) -> None:
         """Fill a queue that nobody else has, once."""
         if start == "now" or self._is_done or self._is_running:
             return
         since = start if isinstance(start, datetime) else None
-        self._begin(lambda: self._fill_alone(Order(pattern, since)))
+        self._begin(lambda: self._fill_alone(Order(patterns, since)))
 
     async def close(self) -> None:
         """Stop; what is not done is left to others. What is filled is said to be, so that nobody does it again."""
@@ -173,7 +176,7 @@ class Filler:
         count = 0
         async with aclosing(self._log.read_as_delivered(start)) as entries:
             async for entry in entries:
-                if _fits(entry, order.pattern, since_ms):
+                if _fits(entry, order.patterns, since_ms):
                     headers = {wire.ROUTING_KEY_HEADER: wire.routing_key_of(entry)}
                     properties = wire.properties_again(entry, headers, afresh=True)
                     batch.append(outgoing_with(properties, entry.body, exchange="", routing_key=self._queue))
@@ -191,8 +194,9 @@ class Filler:
         await send_all(self._outlet, several, doing, timeout_seconds=self._timeout_seconds)
 
 
-def _fits(entry: DeliveredMessage, pattern: str, since_ms: int | None) -> bool:
-    if not matches(pattern, wire.routing_key_of(entry)):
+def _fits(entry: DeliveredMessage, patterns: Sequence[str], since_ms: int | None) -> bool:
+    key = wire.routing_key_of(entry)
+    if not any(matches(pattern, key) for pattern in patterns):
         return False
     if since_ms is None:
         return True
@@ -201,9 +205,9 @@ def _fits(entry: DeliveredMessage, pattern: str, since_ms: int | None) -> bool:
 
 
 def _order_of(delivered: DeliveredMessage) -> Order:
-    pattern = wire.header_of(delivered, wire.PATTERN_HEADER)
+    text = wire.header_of(delivered, wire.PATTERN_HEADER)
     since_ms = wire.header_of(delivered, wire.START_HEADER)
     since = None
     if isinstance(since_ms, int):
         since = datetime.fromtimestamp(0, UTC) + since_ms * wire.MILLISECOND
-    return Order(pattern if isinstance(pattern, str) else "#", since)
+    return Order(text.split(_BETWEEN) if isinstance(text, str) else ["#"], since)

@@ -19,8 +19,7 @@ version look different.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
@@ -36,7 +35,7 @@ from bloodbank import ids
 from bloodbank.errors import InvalidQuery, TransportUnavailable
 from bloodbank.transports._amqp import scratch_channel
 from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER, Outgoing, cut, outgoing_with
-from bloodbank.transports.base import Message
+from bloodbank.transports.base import Message, require_group
 
 EXCHANGE_SUFFIX = ".events.v1"
 ATTEMPTS_HEADER = "bloodbank-attempts"
@@ -71,8 +70,8 @@ MILLISECOND = timedelta(milliseconds=1)
 MOST_RETURNS = 2**31 - 1
 """How often an order may come back; RabbitMQ 4 gives a message up after 20 times unless told otherwise."""
 
-_GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
+MOST_NAME = 200
+"""Longest name of a group's queue, so that those of its retries fit into the 255 bytes that AMQP allows."""
 _FILLING = ".filling"
 
 
@@ -105,10 +104,10 @@ class Names:
     def group(self, group: str) -> str:
         """Return the queue of a group. Raises InvalidQuery for a name that cannot be one."""
         name = f"{self._base}.{group}"
-        if group in _RESERVED_GROUPS or group.endswith(_FILLING) or not _GROUP.fullmatch(group) or len(name) > 200:
+        require_group(group)
+        if len(name) > MOST_NAME:
             raise InvalidQuery(
-                f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
-                f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} are taken."
+                f"The group {group[:80]!r} has too long a name; its queue may have {MOST_NAME} characters."
             )
         return name
 
@@ -140,22 +139,24 @@ async def declare_topology(connection: Connection, names: Names, *, retention_da
         await channel.queue_bind(names.log, names.exchange, "#")
 
 
-async def declare_group(connection: Connection, names: Names, queue: str, pattern: str) -> None:
+async def declare_group(connection: Connection, names: Names, queue: str, patterns: Sequence[str]) -> None:
     """Declare the queue of a group and bind it. Patterns of one group add up."""
     await declare_queue(connection, names.dead, {"x-queue-type": "quorum"})
     await declare_queue(connection, queue, {"x-queue-type": "quorum"} | _hand_over_to(names.dead))
-    await _bind(connection, queue, names.exchange, pattern)
-    await _bind(connection, queue, names.replays, pattern)
+    for pattern in patterns:
+        await _bind(connection, queue, names.exchange, pattern)
+        await _bind(connection, queue, names.replays, pattern)
 
 
-async def declare_private(connection: Connection, names: Names, queue: str, pattern: str) -> None:
+async def declare_private(connection: Connection, names: Names, queue: str, patterns: Sequence[str]) -> None:
     """Declare the queue of a subscription without a group.
 
     It outlives a lost connection for a while, and in a cluster the node that it was declared at, so that the
     subscription misses nothing.
     """
     await declare_queue(connection, queue, {"x-queue-type": "quorum", "x-expires": IDLE_PRIVATE_QUEUE_MS})
-    await _bind(connection, queue, names.exchange, pattern)
+    for pattern in patterns:
+        await _bind(connection, queue, names.exchange, pattern)
 
 
 async def declare_retry(connection: Connection, queue: str, delay_seconds: float) -> str:

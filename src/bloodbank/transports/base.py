@@ -222,11 +222,12 @@ class Transport(Protocol):
         ...
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """Deliver the messages whose routing key fits a pattern.
 
-        pattern: words joined by dots; `*` stands for one word, `#` for any number of words.
+        pattern: words joined by dots; `*` stands for one word, `#` for any number of words. Or several, of which one
+            has to fit: a new group begins with all of them at `start`.
         group: consumers of one group share its messages; the group outlives them and keeps what comes
             meanwhile. None: a group of one's own that ends with the subscription.
         prefetch: most unsettled deliveries at a time.
@@ -306,6 +307,30 @@ def _as_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def require_group(group: str) -> None:
+    """Raise InvalidQuery for what cannot be the name of a group on every transport."""
+    if group in _RESERVED_GROUPS or group.endswith(".filling") or not _GROUP.fullmatch(group):
+        raise InvalidQuery(
+            f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
+            f"{', '.join(_RESERVED_GROUPS)} and what ends with .filling are taken."
+        )
+
+
+def require_patterns(pattern: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of a subscription, at least one. Raises InvalidQuery."""
+    patterns = (pattern,) if isinstance(pattern, str) else tuple(dict.fromkeys(pattern))
+    if not patterns:
+        raise InvalidQuery("A subscription needs a routing pattern, such as 'llm.*'.")
+    for each in patterns:
+        compile_pattern(each)
+    return patterns
+
+
+_GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
+_TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
+
+
 @lru_cache(maxsize=1024)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Return the regular expression of a routing pattern (AMQP 0-9-1 specification, section 3.1.3.3).
@@ -332,6 +357,22 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     *inner, last = others
     found = "".join(f"(?>{any_words}?{part})" for part in inner if part)
     return re.compile(first + found + any_words + last)
+
+
+def compile_type_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of event types, which unlike other routing keys have few characters.
+
+    Raises InvalidQuery also for a pattern that no type can fit.
+    """
+    if strange := set(pattern) - _TYPE_CHARACTERS:
+        raise InvalidQuery(
+            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
+            "pattern * stands for one word and # for any number."
+        )
+    for word in pattern.split("."):
+        if len(word) > 1 and {"*", "#"} & set(word):
+            raise InvalidQuery(f"{word!r} is no word of a pattern: * and # stand for whole words, as in 'llm.*'.")
+    return compile_pattern(pattern)
 
 
 def matches(pattern: str, routing_key: str) -> bool:
