@@ -132,14 +132,9 @@ class Consumer:
 
         Raises InvalidQuery for a pattern, group or start, ConfigurationError for anything else that cannot be.
         """
-        _require_pattern(pattern)
-        if start is not None:
-            require_start(start)
         group = self._name if group is None else group
-        require_group(group)
-        _require_sense(concurrency, prefetch, timeout_seconds)
-        if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"retry is {retry!r}. Give a Retry, such as Retry(attempts=3).")
+        _require_place(pattern, group, start)
+        _require_sense(concurrency, prefetch, timeout_seconds, retry)
         # Models are often defined where the handler is, such as within a test.
         frame = inspect.currentframe()
         namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
@@ -339,10 +334,13 @@ class Consumer:
         return self._stopping
 
 
-def _require_pattern(pattern: object) -> None:
+def _require_place(pattern: object, group: str, start: Start | None) -> None:
     if not isinstance(pattern, str):
         raise ConfigurationError("A handler needs the pattern of its events: write @consumer.on('llm.prompt').")
     compile_type_pattern(pattern)
+    require_group(group)
+    if start is not None:
+        require_start(start)
 
 
 def _require_function(function: Function) -> None:
@@ -353,11 +351,13 @@ def _require_function(function: Function) -> None:
         )
 
 
-def _require_sense(concurrency: int, prefetch: int | None, timeout_seconds: float | None) -> None:
+def _require_sense(concurrency: int, prefetch: int | None, timeout_seconds: float | None, retry: object) -> None:
     if concurrency < 1 or (prefetch is not None and prefetch < 1):
         raise ConfigurationError("A handler needs concurrency and prefetch of 1 or more.")
     if timeout_seconds is not None and timeout_seconds <= 0:
         raise ConfigurationError(f"timeout_seconds is {timeout_seconds}; it must be more than 0, or None.")
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationError(f"retry is {retry!r}. Give a Retry, such as Retry(attempts=3).")
 
 
 async def _first(working: asyncio.Task[None], subscribed: asyncio.Event) -> None:
