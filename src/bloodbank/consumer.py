@@ -137,10 +137,9 @@ class Consumer:
         _require_sense(concurrency, prefetch, timeout_seconds, retry)
         # Models are often defined where the handler is, such as within a test.
         frame = inspect.currentframe()
-        namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
+        namespace = dict(frame.f_back.f_locals) if frame and frame.f_back else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
-            _require_function(function)
             handler = Handler(
                 name=f"{self._name}.{name_of(function)}",
                 function=function,
@@ -155,14 +154,18 @@ class Consumer:
                 once=once,
                 timeout_seconds=timeout_seconds,
             )
-            self._require_fit(handler)
-            self._handlers.append(handler)
+            self._add(handler)
             return function
 
         return decorate
 
-    def _require_fit(self, handler: Handler) -> None:
-        """Raise ConfigurationError for a handler that the others of its group leave no event, or no start."""
+    def _add(self, handler: Handler) -> None:
+        """Register a handler; raise ConfigurationError for one that nobody could call or that would get no event."""
+        if inspect.isgeneratorfunction(handler.function) or inspect.isasyncgenfunction(handler.function):
+            raise ConfigurationError(
+                f"The handler {name_of(handler.function)} is a generator, which nobody would run. Publish with a "
+                "parameter annotated Publisher in place of `yield`."
+            )
         literal = not {"*", "#"} & set(handler.pattern.split("."))
         for other in self._handlers:
             if other.group != handler.group:
@@ -179,6 +182,7 @@ class Consumer:
                     f"{other.name} and {handler.name} let the group {handler.group} begin at different places. A "
                     "group has one start: say it at one of them, or give one a group of its own."
                 )
+        self._handlers.append(handler)
 
     async def run(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; then as at the end of `running`. A second signal ends the process.
@@ -341,14 +345,6 @@ def _require_place(pattern: object, group: str, start: Start | None) -> None:
     require_group(group)
     if start is not None:
         require_start(start)
-
-
-def _require_function(function: Function) -> None:
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(
-            f"The handler {name_of(function)} is a generator, which nobody would run. Publish with a parameter "
-            "annotated Publisher in place of `yield`."
-        )
 
 
 def _require_sense(concurrency: int, prefetch: int | None, timeout_seconds: float | None, retry: object) -> None:
