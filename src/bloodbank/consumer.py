@@ -23,7 +23,7 @@ from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import BloodbankError, ConfigurationError, NotOpen
 from bloodbank.events.registry import EventRegistry
 from bloodbank.publisher import Publisher
-from bloodbank.transports.base import Start, compile_pattern, require_start
+from bloodbank.transports.base import Start, compile_type_pattern, matches, require_group, require_start
 
 AnyFunction = TypeVar("AnyFunction", bound=Function)
 
@@ -136,15 +136,14 @@ class Consumer:
         timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same,
             and counts among `concurrency` until it ends.
 
-        Raises InvalidQuery for a pattern or start, ConfigurationError for anything else that cannot be.
+        Raises InvalidQuery for a pattern, group or start, ConfigurationError for anything else that cannot be.
         """
-        compile_pattern(pattern)
-        require_start(start)
         group = self._name if group is None else group
-        _require_sense(group, concurrency, prefetch, timeout_seconds)
+        _require_place(pattern, group, start)
+        _require_sense(concurrency, prefetch, timeout_seconds, retry)
         # Models are often defined where the handler is, such as within a test.
         frame = inspect.currentframe()
-        namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
+        namespace = dict(frame.f_back.f_locals) if frame and frame.f_back else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
             handler = Handler(
@@ -161,10 +160,25 @@ class Consumer:
                 once=once,
                 timeout_seconds=timeout_seconds,
             )
-            self._handlers.append(handler)
+            self._add(handler)
             return function
 
         return decorate
+
+    def _add(self, handler: Handler) -> None:
+        """Register a handler; raise ConfigurationError for one that would get no event."""
+        literal = not {"*", "#"} & set(handler.pattern.split("."))
+        for other in self._handlers:
+            if other.group != handler.group:
+                continue
+            if other.pattern == handler.pattern or (literal and matches(other.pattern, handler.pattern)):
+                raise ConfigurationError(
+                    f"{handler.name} would get no event: {other.name} takes {other.pattern} in the group "
+                    f"{handler.group} before it, and an event goes to one handler of a group. Give one of them a "
+                    f"group of its own, such as group={f'{handler.group}-{name_of(handler.function)}'!r}, or register "
+                    "the narrower pattern first."
+                )
+        self._handlers.append(handler)
 
     async def run(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; then as at the end of `running`. A second signal ends the process.
@@ -322,13 +336,21 @@ class Consumer:
         return self._stopping
 
 
-def _require_sense(group: str, concurrency: int, prefetch: int | None, timeout_seconds: float | None) -> None:
-    if not group or concurrency < 1 or (prefetch is not None and prefetch < 1):
-        raise ConfigurationError(
-            "A handler needs a group that is not empty, and concurrency and prefetch of 1 or more."
-        )
+def _require_place(pattern: object, group: str, start: Start) -> None:
+    if not isinstance(pattern, str):
+        raise ConfigurationError("A handler needs the pattern of its events: write @consumer.on('llm.prompt').")
+    compile_type_pattern(pattern)
+    require_group(group)
+    require_start(start)
+
+
+def _require_sense(concurrency: int, prefetch: int | None, timeout_seconds: float | None, retry: object) -> None:
+    if concurrency < 1 or (prefetch is not None and prefetch < 1):
+        raise ConfigurationError("A handler needs concurrency and prefetch of 1 or more.")
     if timeout_seconds is not None and timeout_seconds <= 0:
         raise ConfigurationError(f"timeout_seconds is {timeout_seconds}; it must be more than 0, or None.")
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationError(f"retry is {retry!r}. Give a Retry, such as Retry(attempts=3).")
 
 
 async def _first(working: asyncio.Task[None], subscribed: asyncio.Event) -> None:

@@ -195,6 +195,11 @@ def create_envelope(
     Raises InvalidEvent, with the path of each problem.
     """
     source = source or _this_machine()
+    if isinstance(correlation_ids, UUID | str):
+        raise InvalidEvent(
+            "correlation_ids is one id and must be a list of them: write [event.event_id]. Nothing was published.",
+            [("correlation_ids", "Input should be a list")],
+        )
     parents = [*(correlation_ids or ()), *current_parents()]
     checked = (registry or _DECLARED).validate(event_type, payload)
     if timestamp is None and _is_valid(event_type, source, parents, agent_context, event_id):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,10 +16,9 @@ from bloodbank.config import Settings
 from bloodbank.correlation_tracker import CorrelationTracker
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import AmbiguousEventId, EventNotFound, InvalidEvent, InvalidQuery, TransportUnavailable
-from bloodbank.transports.base import CLOCK_SKEW, Delivery, LogEntry, Transport, compile_pattern
+from bloodbank.transports.base import CLOCK_SKEW, Delivery, LogEntry, Transport, compile_type_pattern
 
 SHORTEST_PREFIX = 8
-_TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class EventLog:
         At most `scan_limit` entries are read for one page: a page may be short, or empty, and still have a next.
         Raises InvalidQuery, TransportUnavailable.
         """
-        fits = _compile(pattern)
+        fits = compile_type_pattern(pattern)
         if limit < 1 or limit > self._settings.page_limit:
             raise InvalidQuery(f"limit must be between 1 and {self._settings.page_limit}.")
         found: list[LoggedEvent] = []
@@ -134,7 +132,7 @@ class EventLog:
 
         Raises InvalidQuery, TransportUnavailable.
         """
-        _compile(pattern)
+        compile_type_pattern(pattern)
         async with self._transport.subscribe(pattern, group=None, prefetch=100) as deliveries:
             yield _envelopes(deliveries)
 
@@ -200,16 +198,6 @@ async def _envelopes(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[Event
             continue
         yield envelope
         await delivery.ack()
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern of event types; unlike other routing keys these have few characters. Raises InvalidQuery."""
-    if strange := set(pattern) - _TYPE_CHARACTERS:
-        raise InvalidQuery(
-            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
-            "pattern * stands for one word and # for any number."
-        )
-    return compile_pattern(pattern)
 
 
 def _logged_event(entry: LogEntry) -> LoggedEvent | None:

@@ -254,15 +254,20 @@ async def test_a_changed_program_is_started_again(local: Place) -> None:
     ("target", "said"),
     [
         ("program", "MODULE:CONSUMER"),
-        ("nowhere:consumer", "nowhere"),
+        ("nowhere:consumer", "There is no module 'nowhere' in this folder"),
+        ("program.py:consumer", "Write the name of its module: program:consumer."),
         ("program:seen", "'seen' is a int"),
         ("program:nothing", "'nothing' is nothing"),
         ("broken:consumer", "ZeroDivisionError"),
+        ("refused:consumer", "(refused.py, line 2)"),
+        ("empty:consumer", "has no handlers"),
     ],
 )
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_is_no_consumer_is_a_wrong_usage(local: Place, target: str, said: str, workers: str) -> None:
     (local.folder / "broken.py").write_text("1 / 0\n")
+    (local.folder / "refused.py").write_text("from bloodbank import Consumer\nConsumer('c').on('No.Type')\n")
+    (local.folder / "empty.py").write_text("from bloodbank import Consumer\nconsumer = Consumer('c')\n")
     process = local.start("--workers", workers, target=target)
     assert process.wait(PATIENCE_SECONDS) == 2
     assert said in local.log()

@@ -391,3 +391,10 @@ def test_a_routing_key_that_is_not_the_type_is_refused() -> None:
 def test_a_wrong_call_of_version_2_is_refused(body: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidEvent):
         v2_call("llm.prompt", body, **changes)
+
+
+@pytest.mark.parametrize("one", [UUID(int=1), str(UUID(int=1))], ids=["uuid", "text"])
+def test_one_id_in_place_of_the_list_of_parents_is_told(one: Any) -> None:
+    with pytest.raises(InvalidEvent, match="must be a list of them") as caught:
+        create_envelope("note.written", {}, correlation_ids=one)
+    assert caught.value.problems == (("correlation_ids", "Input should be a list"),)

@@ -152,7 +152,7 @@ def _typed(event: EventEnvelope[Any], model: type[BaseModel]) -> EventEnvelope[A
     try:
         return _with_payload(event, model.model_validate(event.payload))
     except ValidationError as error:
-        raise invalid_event(error, event.event_type, "payload") from error
+        raise invalid_event(error, event.event_type, "payload", outcome="The handler was not called.") from error
 
 
 def _with_payload(event: EventEnvelope[Any], payload: object) -> EventEnvelope[Any]:

@@ -156,7 +156,7 @@ async def give_up(
         await _publish(told, publish, event_id)
     await delivery.dead_letter(failure, attempts=attempts)
     logger.error(
-        "%s gave up event %s (%s) after %d attempts: %s: %s",
+        "%s gave up event %s (%s) at attempt %d: %s: %s",
         failure.consumer,
         event_id,
         message.routing_key,

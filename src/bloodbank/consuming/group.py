@@ -214,8 +214,9 @@ class GroupAtWork:
 
     def _unhandled(self, delivery: Delivery) -> Failure:
         reason = (
-            f"The group {self._group} has no handler for {delivery.message.routing_key}. A pattern that it had before, "
-            "or a replay, brought it here."
+            f"The group {self._group} has no handler for {delivery.message.routing_key} in this program. Another "
+            "program of the group, a pattern that it had before, or a replay brought it here. Programs of one group "
+            "need the same handlers; otherwise give each a group of its own."
         )
         return Failure(reason, NO_HANDLER, "", self._around.name)
 

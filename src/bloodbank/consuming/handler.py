@@ -27,6 +27,7 @@ class Handler:
     """A function that handles the events of a pattern, for a group.
 
     name: stands in failures and logs.
+    start: where its group begins when it is new, unless another handler of the group says an earlier one.
     concurrency: most events that it handles at a time.
     prefetch: most unsettled deliveries at a time; None: as the settings say.
     ordered_by: events of one key are handled one after the other; None: each on its own.
@@ -138,4 +139,7 @@ def require_no_generator(function: Function) -> None:
     """Raise ConfigurationError for a function that yields: a call of it runs nothing."""
     for called in (function, type(function).__call__):
         if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
-            raise ConfigurationError(f"The handler {name_of(function)} yields, so that a call of it runs nothing.")
+            raise ConfigurationError(
+                f"The handler {name_of(function)} is a generator: it yields, so that a call of it runs nothing. "
+                "Publish with a parameter annotated Publisher in place of `yield`."
+            )

@@ -36,7 +36,7 @@ from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_received import Received
-from bloodbank.transports.base import Delivery, Failure, Message, Start, patterns_of, require_start
+from bloodbank.transports.base import Delivery, Failure, Message, Start, require_start
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +66,11 @@ class Subscription:
         log: RabbitLog,
         names: wire.Names,
         limits: Limits,
-        pattern: str | Sequence[str],
+        patterns: Sequence[str],
         group: str | None,
         prefetch: int,
         start: Start,
     ) -> None:
-        self._patterns = patterns_of(pattern)
         require_start(start)
         if not 1 <= prefetch <= PREFETCH_LIMIT:
             raise InvalidQuery(f"prefetch must be between 1 and {PREFETCH_LIMIT}, not {prefetch}.")
@@ -81,6 +80,7 @@ class Subscription:
         self._link = link
         self._outlet = outlet
         self._limits = limits
+        self._patterns = patterns
         self._prefetch = prefetch
         self._start: Start = start
         self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)

@@ -19,7 +19,6 @@ version look different.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,7 +35,7 @@ from bloodbank import ids
 from bloodbank.errors import InvalidQuery, TransportUnavailable
 from bloodbank.transports._amqp import scratch_channel
 from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER, Outgoing, cut, outgoing_with
-from bloodbank.transports.base import Message
+from bloodbank.transports.base import Message, require_group
 
 EXCHANGE_SUFFIX = ".events.v1"
 ATTEMPTS_HEADER = "bloodbank-attempts"
@@ -71,11 +70,9 @@ MILLISECOND = timedelta(milliseconds=1)
 MOST_RETURNS = 2**31 - 1
 """How often an order may come back; RabbitMQ 4 gives a message up after 20 times unless told otherwise."""
 
-_GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
+MOST_NAME = 200
+"""Longest name of a group's queue, so that those of its retries fit into the 255 bytes that AMQP allows."""
 _FILLING = ".filling"
-_QUEUE_OF_A_GROUP = re.compile(r".*(\.filling|\.retry\.[0-9]+)")
-"""What a group with a shorter name has beside its own queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +104,10 @@ class Names:
     def group(self, group: str) -> str:
         """Return the queue of a group. Raises InvalidQuery for a name that cannot be one."""
         name = f"{self._base}.{group}"
-        is_taken = group in _RESERVED_GROUPS or _QUEUE_OF_A_GROUP.fullmatch(group) is not None
-        if is_taken or not _GROUP.fullmatch(group) or len(name) > 200:
+        require_group(group)
+        if len(name) > MOST_NAME:
             raise InvalidQuery(
-                f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
-                f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} or .retry.NUMBER are taken."
+                f"The group {group[:80]!r} has too long a name; its queue may have {MOST_NAME} characters."
             )
         return name
 

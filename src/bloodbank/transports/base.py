@@ -297,16 +297,6 @@ class Transport(Protocol):
         ...
 
 
-def patterns_of(pattern: str | Sequence[str]) -> tuple[str, ...]:
-    """Return one or several patterns as a tuple. Raises InvalidQuery as `compile_pattern`, and for none."""
-    patterns = (pattern,) if isinstance(pattern, str) else tuple(dict.fromkeys(pattern))
-    if not patterns:
-        raise InvalidQuery("A subscription needs a pattern.")
-    for one in patterns:
-        compile_pattern(one)
-    return patterns
-
-
 def require_start(start: object) -> None:
     """Raise InvalidQuery for what is no `Start`."""
     if start in ("now", "beginning") or (isinstance(start, datetime) and start.tzinfo is not None):
@@ -317,6 +307,33 @@ def require_start(start: object) -> None:
 def _as_text(text: str) -> str:
     """Replace what UTF-8 cannot carry, such as lone surrogates."""
     return text.encode("utf-8", "replace").decode()
+
+
+def require_group(group: str) -> None:
+    """Raise InvalidQuery for what cannot be the name of a group on every transport."""
+    is_taken = group in _RESERVED_GROUPS or _QUEUE_OF_A_GROUP.fullmatch(group) is not None
+    if is_taken or not _GROUP.fullmatch(group):
+        raise InvalidQuery(
+            f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
+            f"{', '.join(_RESERVED_GROUPS)} and what ends with .filling or .retry.NUMBER are taken."
+        )
+
+
+def require_patterns(pattern: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of a subscription, at least one. Raises InvalidQuery."""
+    patterns = (pattern,) if isinstance(pattern, str) else tuple(dict.fromkeys(pattern))
+    if not patterns:
+        raise InvalidQuery("A subscription needs a routing pattern, such as 'llm.*'.")
+    for each in patterns:
+        compile_pattern(each)
+    return patterns
+
+
+_GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_RESERVED_GROUPS = ("log", "dead", "deadletters", "replays")
+_QUEUE_OF_A_GROUP = re.compile(r".*(\.filling|\.retry\.[0-9]+)")
+"""What a group with a shorter name has beside its own queue, on RabbitMQ."""
+_TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
 
 
 @lru_cache(maxsize=1024)
@@ -345,6 +362,22 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     *inner, last = others
     found = "".join(f"(?>{any_words}?{part})" for part in inner if part)
     return re.compile(first + found + any_words + last)
+
+
+def compile_type_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of event types, which unlike other routing keys have few characters.
+
+    Raises InvalidQuery also for a pattern that no type can fit.
+    """
+    if strange := set(pattern) - _TYPE_CHARACTERS:
+        raise InvalidQuery(
+            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
+            "pattern * stands for one word and # for any number."
+        )
+    for word in pattern.split("."):
+        if len(word) > 1 and {"*", "#"} & set(word):
+            raise InvalidQuery(f"{word!r} is no word of a pattern: * and # stand for whole words, as in 'llm.*'.")
+    return compile_pattern(pattern)
 
 
 def matches(pattern: str, routing_key: str) -> bool:

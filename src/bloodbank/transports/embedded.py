@@ -35,7 +35,7 @@ from bloodbank.transports.base import (
     Message,
     Receipt,
     Start,
-    patterns_of,
+    require_patterns,
     require_start,
 )
 
@@ -182,7 +182,7 @@ class EmbeddedTransport:
         the transport closes under it.
         """
         self._require_open()
-        patterns = patterns_of(pattern)
+        patterns = require_patterns(pattern)
         require_start(start)
         if prefetch < 1:
             raise InvalidQuery(f"prefetch is {prefetch}; at least one message must be on its way.")

@@ -30,7 +30,7 @@ from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_sending import BATCH, send_all
-from bloodbank.transports.base import DeadLetter, Delivery, Features, LogEntry, Message, Receipt
+from bloodbank.transports.base import DeadLetter, Delivery, Features, LogEntry, Message, Receipt, require_patterns
 from bloodbank.transports.base import Start as BusStart
 
 PUBLISHING_HEARTBEAT_SECONDS = 4
@@ -135,9 +135,12 @@ class RabbitTransport:
 
         Raises InvalidQuery for a pattern, group, prefetch or start that cannot be.
         """
+        patterns = require_patterns(pattern)
         limits = Limits(self._settings.connect_timeout_seconds, self._settings.publish_timeout_seconds)
         return self._subscribed(
-            Subscription(self._consuming, self._outlet, self._log, self._names, limits, pattern, group, prefetch, start)
+            Subscription(
+                self._consuming, self._outlet, self._log, self._names, limits, patterns, group, prefetch, start
+            )
         )
 
     async def read_log(
