@@ -28,23 +28,38 @@ DAY = 86_400
 class Where:
     """Makes inboxes that share what they remember."""
 
-    def __init__(self, folder: Path, server: RedisServer | None) -> None:
+    def __init__(self, folder: Path, url: str | None) -> None:
         self._folder = folder
-        self._server = server
+        self._url = url
         self._prefix = uuid4().hex[:16]
 
     def inbox(self, *, keep_seconds: float = DAY) -> Inbox:
-        if self._server is None:
+        if self._url is None:
             return SqliteInbox(Database(self._folder / "bus.db"), keep_seconds=keep_seconds)
         settings = Settings(
-            _env_file=None, redis_url=self._server.url, redis_prefix=self._prefix, inbox_days=keep_seconds / DAY
+            _env_file=None,
+            redis_url=self._url,
+            redis_prefix=self._prefix,
+            inbox_days=keep_seconds / DAY,
+            query_timeout_seconds=40,  # a busy machine is no outage
         )
         return RedisInbox(settings)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+SERVERS = {"redis": "redis_server", "redis sentinels": "redis_sentinels", "redis cluster": "redis_cluster"}
+"""Fixtures by what they are."""
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        # The fixture is not asked for by name, so that its group of a run in several processes is told here.
+        *(pytest.param(name, marks=[pytest.mark.redis, pytest.mark.xdist_group(SERVERS[name])]) for name in SERVERS),
+    ]
+)
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    return Where(tmp_path, request.getfixturevalue("redis_server") if request.param == "redis" else None)
+    fixture = SERVERS.get(request.param)
+    return Where(tmp_path, None if fixture is None else request.getfixturevalue(fixture).url)
 
 
 async def test_what_a_group_has_handled_is_seen_by_its_other_consumers_alone(where: Where) -> None:
