@@ -74,7 +74,8 @@ class GroupAtWork:
         self._around = around
         self._turns = {handler: asyncio.Semaphore(handler.concurrency) for handler in handlers}
         self._lanes: dict[tuple[Handler, Hashable], deque[_Taken]] = {}
-        self._under_way: dict[UUID, asyncio.Future[None]] = {}
+        # With what their second copies wait for, where there are any.
+        self._under_way: dict[UUID, asyncio.Future[None] | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._error: BaseException | None = None
@@ -237,18 +238,21 @@ class GroupAtWork:
             await self._attempts(taken)
             return
         event_id = event.event_id
-        while (other := self._under_way.get(event_id)) is not None:
+        while event_id in self._under_way:
             # A second copy: the first decides whether it has to be handled.
-            await asyncio.wait([other])
-        ended = self._under_way[event_id] = asyncio.get_running_loop().create_future()
+            first = self._under_way[event_id] or asyncio.get_running_loop().create_future()
+            self._under_way[event_id] = first
+            await asyncio.wait([first])
+        self._under_way[event_id] = None
         try:
             if not delivery.replayed and await self._around.inbox.has_seen(self._group, event_id):
                 await self._settled(delivery, delivery.ack)
             else:
                 await self._attempts(taken)
         finally:
-            del self._under_way[event_id]
-            ended.set_result(None)
+            waited_for = self._under_way.pop(event_id)
+            if waited_for is not None:
+                waited_for.set_result(None)
 
     async def _attempts(self, taken: _Taken) -> None:
         """Run the handler and settle. Where order is kept, further attempts are made here, and the key waits."""

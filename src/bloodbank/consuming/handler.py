@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from bloodbank.causation import handling
@@ -30,6 +30,7 @@ class Handler:
     ordered_by: events of one key are handled one after the other; None: each on its own.
     once: an event that the group has handled is not handled again.
     timeout_seconds: longest run; None: any.
+    is_async: whether a call gives a coroutine; found out once.
     """
 
     name: str
@@ -44,6 +45,11 @@ class Handler:
     retry: Retry
     once: bool
     timeout_seconds: float | None
+    is_async: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The class is frozen.
+        object.__setattr__(self, "is_async", is_async(self.function))
 
     async def run(self, attempt: Attempt, threads: Executor) -> Exception | None:
         """Call the function, with the event as the one current parent; return what it raised.
@@ -53,12 +59,11 @@ class Handler:
         positional, named = self.arguments.fill(attempt)
         try:
             with handling(attempt.event_id):
-                async with asyncio.timeout(self.timeout_seconds):
-                    if is_async(self.function):
-                        await cast("Awaitable[object]", self.function(*positional, **named))
-                    else:
-                        call = functools.partial(self.function, *positional, **named)
-                        await asyncio.get_running_loop().run_in_executor(threads, call)
+                if self.timeout_seconds is None:
+                    await self._call(positional, named, threads)
+                else:
+                    async with asyncio.timeout(self.timeout_seconds):
+                        await self._call(positional, named, threads)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -70,6 +75,12 @@ class Handler:
         except Exception as error:  # noqa: BLE001, code of others, whose failures are told as events
             return error
         return None
+
+    def _call(self, positional: list[object], named: dict[str, object], threads: Executor) -> Awaitable[object]:
+        if self.is_async:
+            return cast("Awaitable[object]", self.function(*positional, **named))
+        call = functools.partial(self.function, *positional, **named)
+        return asyncio.get_running_loop().run_in_executor(threads, call)
 
 
 def is_async(function: Function) -> bool:
