@@ -37,6 +37,7 @@ def _report(bus: str = EMBEDDED, **changes: object) -> Report:
         "done": frozenset({1, 2}),
         "effects": {1: 1, 2: 2},
         "failed": {0: 1},
+        "failure_ids": 1,
         "dead": {0: 1},
     }
     return Report(bus, 3, 1, **fields | changes)  # type: ignore[arg-type]
@@ -63,6 +64,7 @@ def test_the_verdict_passes_what_is_complete_and_counts_what_ran_again() -> None
         ({"dead": {0: 2}}, "set aside twice"),
         ({"failed": {}}, "each failure is an event"),
         ({"failed": {0: 2}}, "in the log twice"),
+        ({"failed": {0: 2}, "failure_ids": 2}, "with one id"),
         ({"runs": {1: 1, 2: 100}}, "few ran twice"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
