@@ -274,7 +274,10 @@ class GroupAtWork:
                 return
             delay_seconds = handler.retry.delay_after(number, error)
             if delay_seconds is None:
-                await self._set_aside(delivery, failure_of(error, handler.name), event, number)
+                # Never more than there may be, so that who gives it up again, since a process died meanwhile, tells the
+                # same, and need not wait until it is clear what that one had told.
+                told = min(number, handler.retry.attempts)
+                await self._set_aside(delivery, failure_of(error, handler.name), event, told)
                 return
             logger.warning(
                 "%s failed on event %s (%s), attempt %d, again in %.1f s: %s: %s",
@@ -305,8 +308,9 @@ class GroupAtWork:
         )
 
     async def _set_aside(
-        self, delivery: Delivery, failure: Failure, event: EventEnvelope[Any] | None, attempts: int | None = None
+        self, delivery: Delivery, failure: Failure, event: EventEnvelope[Any] | None, attempts: int = 1
     ) -> None:
+        """Give it up. attempts: what its failure event tells; the dead letter has the deliveries."""
         await self._settled(
             delivery,
             lambda: give_up(
@@ -314,7 +318,7 @@ class GroupAtWork:
                 failure,
                 event=event,
                 group=self._group,
-                attempts=attempts or delivery.attempt,
+                attempts=attempts,
                 publish=self._around.publish,
                 registry=self._around.registry,
             ),
