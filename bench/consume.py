@@ -26,7 +26,7 @@ from bloodbank.transports.base import Receipt
 from bloodbank.transports.rabbit import RabbitTransport
 from tests.servers.redis import RedisServer
 
-PACKAGES = ("aiormq", "aio-pika", "faststream", "pamqp", "pydantic", "orjson")
+PACKAGES = ("aiormq", "aio-pika", "faststream", "pamqp", "pydantic", "orjson", "redis")
 PREFETCH = 500
 BATCH = 500
 EXCHANGE, GROUP, QUEUE = "consume.events.v1", "work", "consume.work"
@@ -114,7 +114,10 @@ async def measure(options: Options) -> list[Row]:
                     "aio-pika": AioPikaConsumer(),
                     "FastStream": FastStreamConsumer(),
                 }
-                return [Row("RabbitMQ", bus.version, "version"), *await _compare(contestants, bus, options)]
+                rows = await _compare(contestants, bus, options)
+            async with redis.from_url(store.url) as client:
+                server = await client.info("server")
+            return [Row("RabbitMQ", bus.version, "version"), Row("Redis", server["redis_version"], "version"), *rows]
         finally:
             await anyio.to_thread.run_sync(store.close)
 
