@@ -88,6 +88,20 @@ async def test_what_was_handled_long_ago_is_forgotten(where: Where) -> None:
         assert new in await inbox.seen("rag", [old, new])
 
 
+@pytest.mark.redis
+async def test_a_note_that_redis_refuses_is_an_error_and_questions_go_on() -> None:
+    server = RedisServer(maxmemory="1kb")
+    try:
+        await anyio.to_thread.run_sync(server.start)
+        event_id = new_event_id()
+        async with RedisInbox(Settings(_env_file=None, redis_url=server.url, query_timeout_seconds=40)) as inbox:
+            with pytest.raises(StoreUnavailable, match="out of memory"):
+                await inbox.mark("rag", [event_id])
+            assert await inbox.seen("rag", [event_id]) == set()
+    finally:
+        await anyio.to_thread.run_sync(server.close)
+
+
 async def test_old_notes_leave_the_file(tmp_path: Path) -> None:
     database = Database(tmp_path / "bus.db")
     async with SqliteInbox(database, keep_seconds=0.01) as inbox:
@@ -187,6 +201,19 @@ async def test_who_asks_at_the_same_time_shares_a_round_trip() -> None:
         assert all(await asyncio.gather(*(inbox.has_seen("rag", event_id) for event_id in ids)))
     assert sorted(event_id for asked in inbox_below.asked for event_id in asked) == sorted([*ids, *ids])
     assert len(inbox_below.asked) <= 8
+
+
+async def test_who_is_cancelled_takes_no_answer_from_others() -> None:
+    below = Away()
+    below.is_away = False
+    ids = [new_event_id() for _ in range(3)]
+    async with _guarded(below, Clock()) as inbox:
+        marking = [asyncio.create_task(inbox.mark("rag", event_id)) for event_id in ids]
+        await asyncio.sleep(0)
+        marking[1].cancel()
+        await asyncio.gather(marking[0], marking[2])
+        assert [await inbox.has_seen("rag", event_id) for event_id in ids] == [True] * 3
+    assert marking[1].cancelled()
 
 
 @pytest.mark.redis
