@@ -265,7 +265,7 @@ class Consumer:
             inbox = await asyncio.to_thread(wiring.build_inbox, settings)
         if any(handler.once for handler in self._handlers):
             await stack.enter_async_context(inbox)
-        plain = sum(handler.concurrency for handler in self._handlers if not is_async(handler.function))
+        plain = sum(handler.concurrency for handler in self._handlers if not handler.is_async)
         threads = CausalThreadPool(max(1, plain), thread_name_prefix=f"bloodbank-{self._name}")
         # Those whose time was over may run for ever.
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)

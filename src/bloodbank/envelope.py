@@ -263,7 +263,6 @@ def _made(
     payload: object,
 ) -> EventEnvelope[Any]:
     """Return the envelope that pydantic would make of valid fields, put together as `model_construct` does it."""
-    made = _new(AnyEnvelope)
     given = {"event_type", "source", "correlation_ids", "agent_context", "payload"}
     if event_id is None:
         event_id = ids.new_event_id()
@@ -279,6 +278,18 @@ def _made(
         "agent_context": agent_context,
         "payload": payload,
     }
+    return _put_together(values, given)
+
+
+def with_payload(envelope: EventEnvelope[Any], payload: object) -> EventEnvelope[Any]:
+    """Return the envelope with another payload, as `model_copy` does at four times the price; nothing is checked."""
+    if type(envelope) is not AnyEnvelope:
+        return envelope.model_copy(update={"payload": payload})
+    return _put_together({**envelope.__dict__, "payload": payload}, {*envelope.model_fields_set, "payload"})
+
+
+def _put_together(values: dict[str, Any], given: set[str]) -> EventEnvelope[Any]:
+    made = _new(AnyEnvelope)
     _set(made, "__dict__", values)
     _set(made, "__pydantic_fields_set__", given)
     _set(made, "__pydantic_extra__", None)

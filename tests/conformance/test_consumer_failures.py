@@ -478,6 +478,23 @@ async def test_an_event_whose_handler_never_comes_to_an_end_is_set_aside_in_the_
     assert (letter.failure.error, letter.attempts, runs) == ("crashed", 3, [1])
 
 
+async def test_a_failure_event_says_the_same_when_a_process_died_while_it_was_told(publisher: Publisher) -> None:
+    """Otherwise the second one would wait until it is clear what became of the first, which had other content."""
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(placed: Order) -> None:
+        raise Busy("no")
+
+    async with publisher.transport.subscribe("shop.order.placed", group="shop", prefetch=1) as deliveries:
+        await publisher.publish(order())
+        assert (await soon(anext(deliveries))).attempt == 1
+    async with consumer.running():
+        [letter] = await eventually_dead(publisher, "shop")
+    [told] = await events_of(publisher, "shop.order.failed")
+    assert (letter.attempts, told.payload["retry_count"]) == (2, 0)
+
+
 class Hesitant(Publisher):
     """Does not know at first what became of a failure event, and notes what is dead when it is published."""
 

@@ -138,6 +138,7 @@ async def give_up(
     event: EventEnvelope[Any] | None,
     group: str,
     attempts: int,
+    told: int,
     publish: Publish,
     registry: EventRegistry,
 ) -> None:
@@ -145,6 +146,8 @@ async def give_up(
 
     event: None where the message is none. A failure to handle what tells of a failure is set aside without a word, or
     one would follow another for ever.
+    attempts: how many there were, for the dead letter.
+    told: how many the failure event says; it has one id, and should say the same whenever it is told.
 
     While the bus takes nothing this waits. Raises TransportUnavailable when the delivery comes again.
     """
@@ -152,8 +155,8 @@ async def give_up(
     failed = _Failed.of(event) if event is not None else _Failed(message.routing_key, message.event_id, {})
     event_id = failed.event_id
     if event is None or failed_in(event) is None:
-        told = failure_event(failed, failure, group=group, attempts=attempts, registry=registry)
-        await _publish(told, publish, event_id)
+        tells = failure_event(failed, failure, group=group, attempts=told, registry=registry)
+        await _publish(tells, publish, event_id)
     await delivery.dead_letter(failure, attempts=attempts)
     logger.error(
         "%s gave up event %s (%s) at attempt %d: %s: %s",

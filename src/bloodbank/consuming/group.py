@@ -76,7 +76,8 @@ class GroupAtWork:
         self._start: Start = _earliest(handlers)
         self._turns = {handler: asyncio.Semaphore(handler.concurrency) for handler in handlers}
         self._lanes: dict[tuple[Handler, Hashable], deque[_Taken]] = {}
-        self._under_way: dict[UUID, asyncio.Future[None]] = {}
+        # With what their second copies wait for, where there are any.
+        self._under_way: dict[UUID, asyncio.Future[None] | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._error: BaseException | None = None
@@ -253,18 +254,21 @@ class GroupAtWork:
             await self._attempts(taken)
             return
         event_id = event.event_id
-        while (other := self._under_way.get(event_id)) is not None:
+        while event_id in self._under_way:
             # A second copy: the first decides whether it has to be handled.
-            await asyncio.wait([other])
-        ended = self._under_way[event_id] = asyncio.get_running_loop().create_future()
+            first = self._under_way[event_id] or asyncio.get_running_loop().create_future()
+            self._under_way[event_id] = first
+            await asyncio.wait([first])
+        self._under_way[event_id] = None
         try:
             if not delivery.replayed and await self._around.inbox.has_seen(self._group, event_id):
                 await self._settled(delivery, delivery.ack)
             else:
                 await self._attempts(taken)
         finally:
-            del self._under_way[event_id]
-            ended.set_result(None)
+            waited_for = self._under_way.pop(event_id)
+            if waited_for is not None:
+                waited_for.set_result(None)
 
     async def _attempts(self, taken: _Taken) -> None:
         """Run the handler and settle. Where order is kept, further attempts are made here, and the key waits."""
@@ -272,7 +276,7 @@ class GroupAtWork:
         number = delivery.attempt
         if number > max(handler.retry.deliveries, handler.retry.attempts):
             reason = f"The event was delivered {number - 1} times, and its handler never came to an end."
-            await self._set_aside(delivery, Failure(reason, CRASHED, "", handler.name), event, number)
+            await self._set_aside(delivery, Failure(reason, CRASHED, "", handler.name), event, number, told=number)
             return
         while True:
             turn = self._turns[handler]
@@ -289,7 +293,10 @@ class GroupAtWork:
                 return
             delay_seconds = handler.retry.delay_after(number, error)
             if delay_seconds is None:
-                await self._set_aside(delivery, failure_of(error, handler.name), event, number)
+                # Never more than there may be, so that who gives it up again, since a process died meanwhile, tells the
+                # same, and need not wait until it is clear what that one had told.
+                told = min(number, handler.retry.attempts)
+                await self._set_aside(delivery, failure_of(error, handler.name), event, number, told=told)
                 return
             logger.warning(
                 "%s failed on event %s (%s), attempt %d, again in %.1f s: %s: %s",
@@ -320,8 +327,15 @@ class GroupAtWork:
         )
 
     async def _set_aside(
-        self, delivery: Delivery, failure: Failure, event: EventEnvelope[Any] | None, attempts: int | None = None
+        self,
+        delivery: Delivery,
+        failure: Failure,
+        event: EventEnvelope[Any] | None,
+        attempts: int | None = None,
+        *,
+        told: int = 1,
     ) -> None:
+        """Give it up. attempts: how many there were; None: as many as deliveries. told: what its failure event says."""
         await self._settled(
             delivery,
             lambda: give_up(
@@ -330,6 +344,7 @@ class GroupAtWork:
                 event=event,
                 group=self._group,
                 attempts=attempts or delivery.attempt,
+                told=told,
                 publish=self._around.publish,
                 registry=self._around.registry,
             ),

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from bloodbank.causation import handling
@@ -33,6 +33,7 @@ class Handler:
     ordered_by: events of one key are handled one after the other; None: each on its own.
     once: an event that the group has handled is not handled again.
     timeout_seconds: longest run; None: any.
+    is_async: whether a call gives a coroutine; found out once.
     """
 
     name: str
@@ -47,6 +48,11 @@ class Handler:
     retry: Retry
     once: bool
     timeout_seconds: float | None
+    is_async: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The class is frozen.
+        object.__setattr__(self, "is_async", is_async(self.function))
 
     async def run(self, attempt: Attempt, threads: Executor, *, ended: Callable[[], None]) -> Exception | None:
         """Call the function, with the event as the one current parent; return what it raised.
@@ -60,8 +66,11 @@ class Handler:
         cancels = task.cancelling() if task is not None else 0
         try:
             with handling(attempt.event_id):
-                async with asyncio.timeout(self.timeout_seconds):
+                if self.timeout_seconds is None:
                     await self._call(attempt, threads, ended)
+                else:
+                    async with asyncio.timeout(self.timeout_seconds):
+                        await self._call(attempt, threads, ended)
         except asyncio.CancelledError as error:
             if task is None or task.cancelling() > cancels:
                 raise
@@ -77,11 +86,10 @@ class Handler:
         thread: Future[_Outcome] | None = None
         try:
             positional, named = self.arguments.fill(attempt)
-            call = functools.partial(self.function, *positional, **named)
-            if is_async(self.function):
-                await cast("Awaitable[object]", call())
+            if self.is_async:
+                await cast("Awaitable[object]", self.function(*positional, **named))
                 return
-            thread = threads.submit(_outcome_of, call)
+            thread = threads.submit(_outcome_of, functools.partial(self.function, *positional, **named))
             outcome = await asyncio.wrap_future(thread)
             if outcome.error is not None:
                 raise outcome.error
