@@ -79,19 +79,17 @@ class Broker:
 
         Streams cannot be emptied; theirs are bounded by size.
         """
-        channel = await self._connection.channel()
         removed = 0
         for queue, arguments in topology.queues.items():
             if arguments.get("x-queue-type") != "stream":
-                removed += (await channel.queue_purge(f"{topology.name}.{queue}")).message_count or 0
-        await channel.close()
+                removed += await self.purge(f"{topology.name}.{queue}")
         return removed
 
-    async def left_in(self, queue: str) -> int:
-        """Return how many messages of a queue wait for a consumer."""
+    async def purge(self, queue: str) -> int:
+        """Empty a queue; return how many messages waited there for a consumer."""
         channel = await self._connection.channel()
         try:
-            return (await channel.queue_declare(queue, passive=True)).message_count or 0
+            return (await channel.queue_purge(queue)).message_count or 0
         finally:
             await channel.close()
 

@@ -16,14 +16,14 @@ from bloodbank.causation import CausalThreadPool
 from bloodbank.config import Settings, load_settings
 from bloodbank.consuming.arguments import Arguments, Function, name_of
 from bloodbank.consuming.group import GroupAtWork, Surroundings
-from bloodbank.consuming.handler import Handler, OrderedBy, is_async
+from bloodbank.consuming.handler import Handler, OrderedBy, is_async, require_no_generator
 from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.consuming.retry import Retry
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import BloodbankError, ConfigurationError, NotOpen
 from bloodbank.events.registry import EventRegistry
 from bloodbank.publisher import Publisher
-from bloodbank.transports.base import Start, compile_pattern, require_start
+from bloodbank.transports.base import Start, compile_type_pattern, matches, require_group, require_start
 
 AnyFunction = TypeVar("AnyFunction", bound=Function)
 
@@ -88,6 +88,7 @@ class Consumer:
         self._publisher: Publisher | None = None
         self._blocking: BlockingPublisher | None = None
         self._stopping: asyncio.Event | None = None
+        self._working: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -98,6 +99,11 @@ class Consumer:
     def handlers(self) -> Sequence[Handler]:
         """The handlers, in the order of their registration."""
         return tuple(self._handlers)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its work has ended early; `running` raises the reason at the end of its block."""
+        return self._working is not None and self._working.done()
 
     def on(
         self,
@@ -120,24 +126,24 @@ class Consumer:
         pattern: words joined by dots; `*` stands for one word, `#` for any number. Within a group, the first handler
             whose pattern fits gets an event.
         group: consumers of one group share its events; default: the name of the consumer.
-        start: where the group begins when it is new: "now", "beginning" of the log, or an aware time.
+        start: where a new group begins: "now", "beginning" of the log, or an aware time; of its handlers' the earliest.
         concurrency: most events that the function handles at a time, in this process.
         prefetch: most events it has been given and not finished; default: BLOODBANK_CONSUMER_PREFETCH.
         ordered_by: returns the key of an event; those of one key are handled one after the other in this process, and
             while one of them waits for its next attempt the later ones wait too.
         retry: default: `Retry()`.
         once: whether an event that the group has handled is left out when it comes again.
-        timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same.
+        timeout_seconds: longest run; after it the attempt has failed with TimeoutError. A thread goes on all the same,
+            and counts among `concurrency` until it ends.
 
-        Raises InvalidQuery for a pattern or start, ConfigurationError for anything else that cannot be.
+        Raises InvalidQuery for a pattern, group or start, ConfigurationError for anything else that cannot be.
         """
-        compile_pattern(pattern)
-        require_start(start)
         group = self._name if group is None else group
-        _require_sense(group, concurrency, prefetch, timeout_seconds)
+        _require_place(pattern, group, start)
+        _require_sense(concurrency, prefetch, timeout_seconds, retry)
         # Models are often defined where the handler is, such as within a test.
         frame = inspect.currentframe()
-        namespace = dict(frame.f_back.f_locals) if frame is not None and frame.f_back is not None else {}
+        namespace = dict(frame.f_back.f_locals) if frame and frame.f_back else {}
 
         def decorate(function: AnyFunction) -> AnyFunction:
             handler = Handler(
@@ -154,10 +160,25 @@ class Consumer:
                 once=once,
                 timeout_seconds=timeout_seconds,
             )
-            self._handlers.append(handler)
+            self._add(handler)
             return function
 
         return decorate
+
+    def _add(self, handler: Handler) -> None:
+        """Register a handler; raise ConfigurationError for one that would get no event."""
+        literal = not {"*", "#"} & set(handler.pattern.split("."))
+        for other in self._handlers:
+            if other.group != handler.group:
+                continue
+            if other.pattern == handler.pattern or (literal and matches(other.pattern, handler.pattern)):
+                raise ConfigurationError(
+                    f"{handler.name} would get no event: {other.name} takes {other.pattern} in the group "
+                    f"{handler.group} before it, and an event goes to one handler of a group. Give one of them a "
+                    f"group of its own, such as group={f'{handler.group}-{name_of(handler.function)}'!r}, or register "
+                    "the narrower pattern first."
+                )
+        self._handlers.append(handler)
 
     async def run(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; then as at the end of `running`. A second signal ends the process.
@@ -217,6 +238,7 @@ class Consumer:
                 groups = await self._prepare(stack, publisher, inbox)
                 subscribed = asyncio.Event()
                 working = asyncio.create_task(self._work(groups, subscribed), name=f"bloodbank-consumer-{self._name}")
+                self._working = working
                 try:
                     await _first(working, subscribed)
                     yield self
@@ -225,7 +247,7 @@ class Consumer:
                         group.stop()
                     await working
         finally:
-            self._stopping = self._publisher = self._blocking = None
+            self._stopping = self._working = self._publisher = self._blocking = None
 
     async def _prepare(
         self, stack: AsyncExitStack, publisher: Publisher | None, inbox: GuardedInbox | None
@@ -243,7 +265,7 @@ class Consumer:
             inbox = await asyncio.to_thread(wiring.build_inbox, settings)
         if any(handler.once for handler in self._handlers):
             await stack.enter_async_context(inbox)
-        plain = sum(handler.concurrency for handler in self._handlers if not is_async(handler.function))
+        plain = sum(handler.concurrency for handler in self._handlers if not handler.is_async)
         threads = CausalThreadPool(max(1, plain), thread_name_prefix=f"bloodbank-{self._name}")
         # Those whose time was over may run for ever.
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
@@ -283,6 +305,7 @@ class Consumer:
             task.result()
 
     def _arguments(self, function: Function, namespace: Mapping[str, Any]) -> Arguments:
+        require_no_generator(function)
         provided: dict[type, Callable[[], object]] = {BlockingPublisher: self._blocking_publisher}
         if is_async(function):
             provided = {Publisher: self._running_publisher}
@@ -313,13 +336,21 @@ class Consumer:
         return self._stopping
 
 
-def _require_sense(group: str, concurrency: int, prefetch: int | None, timeout_seconds: float | None) -> None:
-    if not group or concurrency < 1 or (prefetch is not None and prefetch < 1):
-        raise ConfigurationError(
-            "A handler needs a group that is not empty, and concurrency and prefetch of 1 or more."
-        )
+def _require_place(pattern: object, group: str, start: Start) -> None:
+    if not isinstance(pattern, str):
+        raise ConfigurationError("A handler needs the pattern of its events: write @consumer.on('llm.prompt').")
+    compile_type_pattern(pattern)
+    require_group(group)
+    require_start(start)
+
+
+def _require_sense(concurrency: int, prefetch: int | None, timeout_seconds: float | None, retry: object) -> None:
+    if concurrency < 1 or (prefetch is not None and prefetch < 1):
+        raise ConfigurationError("A handler needs concurrency and prefetch of 1 or more.")
     if timeout_seconds is not None and timeout_seconds <= 0:
         raise ConfigurationError(f"timeout_seconds is {timeout_seconds}; it must be more than 0, or None.")
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationError(f"retry is {retry!r}. Give a Retry, such as Retry(attempts=3).")
 
 
 async def _first(working: asyncio.Task[None], subscribed: asyncio.Event) -> None:

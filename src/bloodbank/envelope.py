@@ -195,6 +195,11 @@ def create_envelope(
     Raises InvalidEvent, with the path of each problem.
     """
     source = source or _this_machine()
+    if isinstance(correlation_ids, UUID | str):
+        raise InvalidEvent(
+            "correlation_ids is one id and must be a list of them: write [event.event_id]. Nothing was published.",
+            [("correlation_ids", "Input should be a list")],
+        )
     parents = [*(correlation_ids or ()), *current_parents()]
     checked = (registry or _DECLARED).validate(event_type, payload)
     if timestamp is None and _is_valid(event_type, source, parents, agent_context, event_id):
@@ -258,7 +263,6 @@ def _made(
     payload: object,
 ) -> EventEnvelope[Any]:
     """Return the envelope that pydantic would make of valid fields, put together as `model_construct` does it."""
-    made = _new(AnyEnvelope)
     given = {"event_type", "source", "correlation_ids", "agent_context", "payload"}
     if event_id is None:
         event_id = ids.new_event_id()
@@ -274,6 +278,18 @@ def _made(
         "agent_context": agent_context,
         "payload": payload,
     }
+    return _put_together(values, given)
+
+
+def with_payload(envelope: EventEnvelope[Any], payload: object) -> EventEnvelope[Any]:
+    """Return the envelope with another payload, as `model_copy` does at four times the price; nothing is checked."""
+    if type(envelope) is not AnyEnvelope:
+        return envelope.model_copy(update={"payload": payload})
+    return _put_together({**envelope.__dict__, "payload": payload}, {*envelope.model_fields_set, "payload"})
+
+
+def _put_together(values: dict[str, Any], given: set[str]) -> EventEnvelope[Any]:
+    made = _new(AnyEnvelope)
     _set(made, "__dict__", values)
     _set(made, "__pydantic_fields_set__", given)
     _set(made, "__pydantic_extra__", None)

@@ -383,8 +383,8 @@ class Stranded:
         kinds += [f"the causes of {_counted(self.causes, 'event')}"] if self.causes else []
         whose = f" for {self.bus}" if self.bus else ""
         return (
-            f"In {self.path} lie {' and '.join(kinds)}{whose}, and nobody forwards them with these settings. Start a "
-            "process with the settings they were accepted with; docs/operations.md says what to do when that bus has "
+            f"{self.path} holds {' and '.join(kinds)}{whose}, and nobody forwards that with these settings. Start a "
+            "process with the settings of that bus; docs/operations.md says what to do when that bus has "
             "moved."
         )
 

@@ -113,10 +113,11 @@ class Replay:
         progress = Progress(total=selection.count)
         await self._transport.replay([], group=to)
         on_progress(progress)
-        async for batch in self._batches(selection):
-            await self._transport.replay(batch, group=to)
-            progress = replace(progress, done=progress.done + len(batch))
-            on_progress(progress)
+        async with aclosing(self._batches(selection)) as batches:
+            async for batch in batches:
+                await self._transport.replay(batch, group=to)
+                progress = replace(progress, done=progress.done + len(batch))
+                on_progress(progress)
         # What retention removed since it was counted.
         return replace(progress, skipped=selection.count - progress.done)
 

@@ -9,9 +9,40 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
 
-from tests.conformance.backends import make_transport
-from tests.conformance.messages import messages, publish_patiently
+from tests.conformance.backends import Bus, make_transport
+from tests.conformance.messages import messages, publish_patiently, soon
+
+ROOT = Path(__file__).parents[2]
+
+
+@asynccontextmanager
+async def peer(bus: Bus, **order: object) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the other process within the block; it is killed at its end, unless it has ended."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.conformance.peer",
+        json.dumps({"bus": bus.description, **order}),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def printed_id(process: asyncio.subprocess.Process) -> UUID:
+    """Return the next id that the other process prints."""
+    assert process.stdout is not None
+    return UUID((await soon(process.stdout.readline())).decode().strip())
 
 
 async def main(order: dict[str, object]) -> None:

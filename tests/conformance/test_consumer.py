@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,31 @@ async def test_a_group_begins_where_it_is_told_to(publisher: Publisher) -> None:
         "beginning": [1, 2, 3],
         "time": [2, 3],
     }
+
+
+async def test_a_group_of_several_handlers_begins_at_the_earliest_and_with_what_all_of_them_want(
+    publisher: Publisher,
+) -> None:
+    for event_type in ["shop.order.placed", "shop.bill.paid", "shop.bill.sent"] * 3:
+        await publisher.publish(create_envelope(event_type, {}))
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[str] = []
+
+    @consumer.on("shop.order.placed")
+    async def orders(event: EventEnvelope[Any]) -> None:
+        seen.append(event.event_type)
+
+    @consumer.on("shop.bill.paid", start="beginning")
+    async def payments(event: EventEnvelope[Any]) -> None:
+        seen.append(event.event_type)
+
+    @consumer.on("shop.bill.sent", start=datetime.now(UTC))
+    async def bills(event: EventEnvelope[Any]) -> None:
+        seen.append(event.event_type)
+
+    async with consumer.running():
+        await eventually(lambda: len(seen) >= 9)
+    assert sorted(seen) == ["shop.bill.paid"] * 3 + ["shop.bill.sent"] * 3 + ["shop.order.placed"] * 3
 
 
 def _wait_for_the_clock() -> None:
@@ -426,7 +452,7 @@ def test_what_cannot_be_is_refused_at_once() -> None:
         consumer.on("shop..placed")
     with pytest.raises(InvalidQuery):
         consumer.on("shop.#", start=datetime(2026, 1, 1))  # noqa: DTZ001, refused because of it
-    for wrong in ({"group": ""}, {"concurrency": 0}, {"prefetch": 0}, {"timeout_seconds": 0}):
+    for wrong in ({"concurrency": 0}, {"prefetch": 0}, {"timeout_seconds": 0}):
         with pytest.raises(ConfigurationError):
             consumer.on("shop.#", **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="name"):
@@ -461,3 +487,74 @@ async def test_stop_ends_run(publisher: Publisher) -> None:
         await publisher.publish(order())
         await asyncio.sleep(0.01)
     assert run.exception() is None
+
+
+async def test_a_new_group_begins_with_all_its_handlers_where_one_of_them_says(publisher: Publisher) -> None:
+    await publisher.publish_many([order(1), create_envelope("shop.bill.written", {}), order(2)])
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[str] = []
+
+    @consumer.on("shop.note.written")
+    async def first(event: EventEnvelope) -> None:
+        seen.append(event.event_type)
+
+    @consumer.on("shop.order.placed", start="beginning")
+    async def second(event: EventEnvelope) -> None:
+        seen.append(event.event_type)
+
+    @consumer.on("shop.bill.written")
+    async def third(event: EventEnvelope) -> None:
+        seen.append(event.event_type)
+
+    async with consumer.running():
+        await publisher.publish(create_envelope("shop.note.written", {}))
+        await eventually(lambda: len(seen) == 4)
+    assert sorted(seen) == ["shop.bill.written", "shop.note.written", "shop.order.placed", "shop.order.placed"]
+
+
+@pytest.mark.parametrize("earlier", ["shop.order.placed", "shop.*.placed", "#"])
+def test_a_handler_that_another_one_leaves_no_event_is_refused(earlier: str) -> None:
+    consumer = Consumer("shop")
+    consumer.on(earlier)(_nothing)
+    with pytest.raises(ConfigurationError, match=r"would get no event: shop\._nothing takes .* group='shop-_nothing'"):
+        consumer.on("shop.order.placed")(_nothing)
+    consumer.on("shop.order.placed", "another")(_nothing)
+
+
+def test_a_wider_pattern_after_a_narrower_one_gets_the_rest() -> None:
+    consumer = Consumer("shop")
+    consumer.on("shop.order.placed")(_nothing)
+    consumer.on("shop.#")(_nothing)
+    assert [handler.pattern for handler in consumer.handlers] == ["shop.order.placed", "shop.#"]
+
+
+@pytest.mark.parametrize("pattern", ["Shop.Order", "shop.ord*", "shop order.placed", "shop..placed", ""])
+def test_a_pattern_that_no_event_type_fits_is_refused(pattern: str) -> None:
+    with pytest.raises(InvalidQuery):
+        Consumer("shop").on(pattern)
+
+
+def test_what_is_given_in_place_of_a_pattern_or_retry_is_told() -> None:
+    consumer: Any = Consumer("shop")
+    with pytest.raises(ConfigurationError, match=r"write @consumer\.on\('llm\.prompt'\)"):
+        consumer.on(_nothing)
+    with pytest.raises(ConfigurationError, match=r"Retry\(attempts=3\)"):
+        consumer.on("shop.order.placed", retry=3)
+
+
+def test_a_generator_is_no_handler() -> None:
+    async def handle(payload: dict[str, Any]) -> AsyncGenerator[int]:
+        yield len(payload)
+
+    with pytest.raises(ConfigurationError, match="The handler handle is a generator"):
+        Consumer("shop").on("shop.order.placed")(handle)
+
+
+async def _nothing(payload: dict[str, Any]) -> None:
+    """Stand for a handler."""
+
+
+@pytest.mark.parametrize("group", ["", "my group", "log", "a..b", "x.filling"])
+def test_a_group_that_one_of_the_buses_could_not_have_is_refused_on_all(group: str) -> None:
+    with pytest.raises(InvalidQuery, match="cannot be the name of a group"):
+        Consumer("shop").on("shop.order.placed", group)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import pytest
+from pydantic import model_serializer
 
 from bloodbank import (
     Attempt,
@@ -19,6 +24,7 @@ from bloodbank import (
     create_envelope,
 )
 from bloodbank.causation import current_parents
+from bloodbank.codec import encode
 from bloodbank.events import FirefliesTranscriptFailedPayload
 from bloodbank.ids import new_event_id
 from bloodbank.transports.base import Message, Transport
@@ -140,18 +146,50 @@ async def test_a_model_that_cannot_tell_of_a_handler_does_not_lose_the_failure(p
     class Wants(FailurePayload):
         more: int
 
+    class Fails(FailurePayload):
+        @classmethod
+        def of_handler(cls, common: Mapping[str, Any], event_type: str, payload: Mapping[str, Any]) -> Self:
+            return cls(**common, error_code=payload["no such field"])
+
     consumer = Consumer("shop", publisher=publisher)
     publisher.registry.register("shop.order.failed", Wants)
+    publisher.registry.register("shop.bill.failed", Fails)
 
-    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
-    async def handle(placed: Order) -> None:
+    @consumer.on("shop.*.placed", retry=Retry(attempts=1))
+    async def handle(payload: dict[str, Any]) -> None:
         raise Busy("no")
 
     async with consumer.running():
         await publisher.publish(order())
-        await eventually_dead(publisher, "shop")
-    [told] = await events_of(publisher, "shop.order.failed")
-    assert told.payload["error_code"] == "Busy"
+        await publisher.publish(create_envelope("shop.bill.placed", {}))
+        await eventually_dead(publisher, "shop", 2)
+    for failed in ("shop.order.failed", "shop.bill.failed"):
+        [told] = await events_of(publisher, failed)
+        assert told.payload["error_code"] == "Busy"
+
+
+async def test_an_exception_without_words_is_a_failure_like_any_other(publisher: Publisher) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    class Mute(Order):
+        @model_serializer
+        def dump(self) -> dict[str, Any]:
+            raise Speechless
+
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=2, first_seconds=0))
+    async def handle(placed: Mute) -> None:
+        raise Speechless
+
+    async with consumer.running():
+        await publisher.publish(order())
+        [letter] = await eventually_dead(publisher, "shop")
+    assert (letter.failure.error, letter.attempts) == ("Speechless", 2)
+    assert "Speechless" in letter.failure.reason
+    assert len(await events_of(publisher, "shop.order.failed")) == 1
 
 
 async def test_exceptions_decide_whether_there_is_another_attempt(publisher: Publisher) -> None:
@@ -203,6 +241,65 @@ async def test_a_cancellation_from_within_is_a_failure_and_not_an_end(publisher:
         [letter] = await eventually_dead(publisher, "shop")
         await eventually(lambda: len(seen) == 2)
     assert (letter.failure.error, letter.attempts) == ("RuntimeError", 1)
+
+
+async def test_a_handler_that_cancels_its_own_task_ends_the_consumer_and_its_event_comes_again(
+    publisher: Publisher,
+) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+
+    await publisher.publish(order(0))
+    await publisher.publish(order(1))
+
+    @consumer.on("shop.order.placed", start="beginning", ordered_by=lambda event: event.payload["key"])
+    async def handle(event: EventEnvelope[dict[str, Any]], attempt: Attempt) -> None:
+        number = event.payload["number"]
+        seen.append(number)
+        if number == 0 and attempt.number == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    # Otherwise neither it nor those behind it would be settled, and nobody would know.
+    with pytest.raises(RuntimeError, match="cancelled its own task"):
+        await asyncio.wait_for(consumer.run(), 60)
+    async with consumer.running():
+        await eventually(lambda: sorted(seen) == [0, 0, 1])
+
+
+async def test_a_timeout_that_leaves_its_cancellation_behind_keeps_no_later_event(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[int] = []
+    both_are_there = asyncio.Event()
+
+    @consumer.on("shop.order.placed", ordered_by=lambda event: event.payload["key"], retry=Retry(attempts=1))
+    async def handle(event: EventEnvelope[dict[str, Any]]) -> None:
+        number = event.payload["number"]
+        seen.append(number)
+        if number == 0:
+            await both_are_there.wait()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                # As libraries of before Python 3.11 do it: without `uncancel`.
+                await asyncio.sleep(0)
+        else:
+            inner = asyncio.create_task(asyncio.Event().wait())
+            inner.cancel()
+            await inner
+
+    async with consumer.running():
+        await publisher.publish(order(0))
+        await eventually(lambda: seen)
+        async with publisher.transport.subscribe("shop.order.placed", group="witness", prefetch=1) as witness:
+            await publisher.publish(order(1))
+            await soon(anext(witness))
+        both_are_there.set()
+        [letter] = await eventually_dead(publisher, "shop")
+    assert (seen, letter.failure.error) == ([0, 1], "RuntimeError")
 
 
 async def test_poison_is_set_aside_at_once_and_is_in_the_graph(publisher: Publisher) -> None:
@@ -298,6 +395,45 @@ async def test_failing_again_after_it_was_put_back_makes_no_second_failure_event
     assert await dead_letters(publisher, "shop") == []
 
 
+async def test_attempts_that_were_made_one_after_the_other_for_the_sake_of_order_count(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=SOON, ordered_by=lambda event: event.payload["key"])
+    async def handle(event: EventEnvelope[dict[str, Any]]) -> None:
+        raise Busy("no")
+
+    async with consumer.running():
+        await publisher.publish(order())
+        [letter] = await eventually_dead(publisher, "shop")
+    [told] = await events_of(publisher, "shop.order.failed")
+    assert (letter.attempts, told.payload["retry_count"]) == (3, 2)
+
+
+async def test_a_replay_that_failed_is_handled_when_it_is_put_back(publisher: Publisher) -> None:
+    consumer = Consumer("shop", publisher=publisher)
+    seen: list[bool] = []
+    broken = False
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(attempt: Attempt) -> None:
+        seen.append(attempt.replayed)
+        if broken:
+            raise Busy("no")
+
+    message = encode(order())
+    async with consumer.running():
+        await publisher.transport.publish(message, timeout_seconds=30)
+        # From then on the inbox knows it.
+        await eventually(lambda: seen)
+        broken = True
+        await publisher.transport.replay([message], group="shop")
+        [letter] = await eventually_dead(publisher, "shop")
+        broken = False
+        await publisher.transport.redeliver([letter.number])
+        await eventually(lambda: len(seen) == 3)
+    assert seen == [False, True, True]
+
+
 async def test_what_a_group_has_no_handler_for_any_more_is_set_aside(publisher: Publisher) -> None:
     before = Consumer("shop", publisher=publisher)
 
@@ -340,6 +476,23 @@ async def test_an_event_whose_handler_never_comes_to_an_end_is_set_aside_in_the_
         [letter] = await eventually_dead(publisher, "shop")
         await eventually(lambda: runs)
     assert (letter.failure.error, letter.attempts, runs) == ("crashed", 3, [1])
+
+
+async def test_a_failure_event_says_the_same_when_a_process_died_while_it_was_told(publisher: Publisher) -> None:
+    """Otherwise the second one would wait until it is clear what became of the first, which had other content."""
+    consumer = Consumer("shop", publisher=publisher)
+
+    @consumer.on("shop.order.placed", retry=Retry(attempts=1))
+    async def handle(placed: Order) -> None:
+        raise Busy("no")
+
+    async with publisher.transport.subscribe("shop.order.placed", group="shop", prefetch=1) as deliveries:
+        await publisher.publish(order())
+        assert (await soon(anext(deliveries))).attempt == 1
+    async with consumer.running():
+        [letter] = await eventually_dead(publisher, "shop")
+    [told] = await events_of(publisher, "shop.order.failed")
+    assert (letter.attempts, told.payload["retry_count"]) == (2, 0)
 
 
 class Hesitant(Publisher):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from bloodbank import DeadLetters, Publisher, Replay, Settings, create_envelope
 from bloodbank.errors import DeadLetterNotFound, EventNotFound, InvalidQuery, TrackingDisabled, TransportUnavailable
 from bloodbank.progress import Progress
-from bloodbank.transports.base import Failure, Message, Transport
+from bloodbank.transports.base import Failure, LogEntry, Message, Transport
 from tests.conformance.messages import (
     FAILURE,
     ids,
@@ -184,6 +186,37 @@ async def test_a_replay_to_a_group_that_is_not_there_sends_nothing(transport: Tr
         await replay.select(pattern="")
     with pytest.raises(InvalidQuery, match="offset"):
         await replay.select(since=datetime(2026, 1, 1))  # noqa: DTZ001, that is the point
+
+
+async def test_a_replay_that_is_broken_off_reads_the_log_no_further(
+    transport: Transport, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(transport, *messages(600))
+    replay = Replay(transport, None, settings)
+    selected = await replay.select()
+    read_log, send = transport.read_log, transport.replay
+    readings: list[AsyncGenerator[LogEntry]] = []
+
+    def read(**asked: Any) -> AsyncGenerator[LogEntry]:
+        readings.append(read_log(**asked))
+        return readings[-1]
+
+    async def broken(several: Sequence[Message], *, group: str | None) -> None:
+        if several:
+            raise TransportUnavailable("cut")
+        await send(several, group=group)
+
+    monkeypatch.setattr(transport, "read_log", read)
+    monkeypatch.setattr(transport, "replay", broken)
+    try:
+        await replay.send(selected, to=None)
+    except TransportUnavailable:
+        # As long as the error is looked at, nothing is collected by itself.
+        [reading] = readings
+        with pytest.raises(StopAsyncIteration):
+            await anext(reading)
+    else:
+        pytest.fail("the replay was broken off")
 
 
 async def test_one_event_is_replayed_alone_or_with_all_that_it_led_to(publisher: Publisher, settings: Settings) -> None:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from uuid import UUID
 
 import pytest
 
-from bloodbank.errors import NotOpen
-from bloodbank.transports.base import Transport
-from tests.conformance.backends import Bus
-from tests.conformance.messages import ids, message, messages, publish, soon, take, take_and_ack, take_until
+from bloodbank.errors import NotOpen, PublishUnknown, TransportUnavailable
+from bloodbank.transports.base import Receipt, Transport
+from tests.conformance.backends import LEASE_SECONDS, Bus
+from tests.conformance.messages import (
+    TIMEOUT_SECONDS,
+    ids,
+    message,
+    messages,
+    publish,
+    soon,
+    take,
+    take_and_ack,
+    take_until,
+    whole_log,
+)
 
 # AMQP 0-9-1, section 3.1.3.3: `*` is one word, `#` any number of them.
 KEYS = ["a", "b", "a.b", "a.c", "b.a", "a.b.c", "a.x.c", "a.b.c.d", "ab.c", "x.a.b", "a.b.a"]
@@ -82,6 +95,37 @@ async def test_each_group_gets_every_message(transport: Transport) -> None:
         await publish(transport, *sent)
         assert ids(await take_and_ack(one, 10)) == ids(sent)
         assert ids(await take_and_ack(two, 10)) == ids(sent)
+
+
+async def test_many_consumers_at_the_same_time_get_each_message_once_a_group(bus: Bus, transport: Transport) -> None:
+    sent = messages(300)
+    received: dict[str, list[UUID]] = {f"group{number}": [] for number in range(3)}
+    received |= {f"alone{number}": [] for number in range(4)}
+    joined, complete = asyncio.Semaphore(0), asyncio.Event()
+
+    async def consume(own: Transport, name: str) -> None:
+        group = name if name.startswith("group") else None
+        async with own.subscribe("#", group=group, prefetch=5) as deliveries:
+            joined.release()
+            async for delivery in deliveries:
+                received[name].append(delivery.message.event_id)
+                await delivery.ack()
+                if all(len(several) >= len(sent) for several in received.values()):
+                    complete.set()
+
+    async with bus.transport() as other, asyncio.TaskGroup() as tasks:
+        names = [name for name in received for _ in range(8 if name.startswith("group") else 1)]
+        consumers = [
+            tasks.create_task(consume((transport, other)[number % 2], name)) for number, name in enumerate(names)
+        ]
+        for _ in consumers:
+            await soon(joined.acquire())
+        await publish(transport, *sent)
+        await soon(complete.wait())
+        for consumer in consumers:
+            consumer.cancel()
+    for name, several in received.items():
+        assert Counter(several) == Counter(ids(sent)), name
 
 
 async def test_patterns_of_one_group_add_up(transport: Transport) -> None:
@@ -204,6 +248,25 @@ async def test_another_consumer_of_the_group_takes_over_what_one_left(bus: Bus, 
             await delivery.ack()
 
 
+async def test_what_a_living_consumer_holds_without_an_ack_is_given_to_nobody_else(
+    bus: Bus, transport: Transport
+) -> None:
+    held, clock, marker = messages(3)
+    async with bus.transport() as other, other.subscribe("#", group="workers", prefetch=1) as holding:
+        await publish(transport, held)
+        (delivery,) = await take(holding, 1)
+        async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+            await publish(transport, clock)
+            (one,) = await take(deliveries, 1)
+            # Longer than a consumer that has died keeps what it held.
+            await one.retry(2 * LEASE_SECONDS)
+            assert ids(await take_and_ack(deliveries, 1)) == [clock.event_id]
+            await delivery.ack()
+            await other.__aexit__(None, None, None)
+            await publish(transport, marker)
+            assert await take_until(deliveries, marker) == []
+
+
 @pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
 async def test_a_retry_comes_after_its_delay_and_holds_up_nobody(transport: Transport, group: str | None) -> None:
     failing, other = messages(2)
@@ -306,3 +369,52 @@ async def test_closing_wakes_a_consumer_that_waits(bus: Bus) -> None:
         await transport.__aexit__(None, None, None)
         with pytest.raises(NotOpen):
             await soon(waiting)
+
+
+@pytest.mark.parametrize("group", ["workers", None], ids=["group", "no group"])
+async def test_a_subscription_that_begins_while_the_transport_closes_ends_and_holds_nothing(
+    bus: Bus, transport: Transport, group: str | None
+) -> None:
+    async with transport.subscribe("#", group="workers", prefetch=5):
+        pass
+    await publish(transport, *(sent := messages(5)))
+    closing = bus.transport()
+    await closing.__aenter__()
+
+    async def consume() -> None:
+        async with closing.subscribe("#", group=group, prefetch=5) as deliveries:
+            async for _ in deliveries:
+                pass
+
+    beginning = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    await closing.__aexit__(None, None, None)
+    with pytest.raises(NotOpen):
+        await soon(beginning)
+    async with transport.subscribe("#", group="workers", prefetch=5) as deliveries:
+        assert ids(await take_and_ack(deliveries, 5)) == ids(sent)
+
+
+async def test_closing_while_it_publishes_and_delivers_answers_each_and_loses_nothing(
+    bus: Bus, transport: Transport
+) -> None:
+    sent, marker = messages(500), message()
+    async with transport.subscribe("#", group="workers", prefetch=5):
+        pass
+    busy = bus.transport()
+    await busy.__aenter__()
+    async with busy.subscribe("#", group="workers", prefetch=50) as deliveries:
+        tasks = [asyncio.create_task(busy.publish(one, timeout_seconds=TIMEOUT_SECONDS)) for one in sent]
+        await take(deliveries, 1)
+        async with asyncio.timeout(20):
+            await busy.__aexit__(None, None, None)
+        outcomes = await soon(asyncio.gather(*tasks, return_exceptions=True))
+    assert {type(one) for one in outcomes} <= {Receipt, PublishUnknown, TransportUnavailable, NotOpen}
+    logged = set(ids(await whole_log(transport)))
+    kinds = {one.event_id: type(outcome) for one, outcome in zip(sent, outcomes, strict=True)}
+    assert {one for one, kind in kinds.items() if kind is Receipt} <= logged
+    assert {kinds[one] for one in logged} <= {Receipt, PublishUnknown}, "what was not sent is not there"
+    await publish(transport, marker)
+    async with transport.subscribe("#", group="workers", prefetch=50) as deliveries:
+        received = await take_until(deliveries, marker)
+    assert set(ids(received)) == logged

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -26,8 +21,8 @@ from tests.conformance.messages import (
     take_and_ack,
     whole_log,
 )
+from tests.conformance.peer import peer, printed_id
 
-ROOT = Path(__file__).parents[2]
 # Without the bus in memory: no other process sees it, and its writer outlives a transport.
 several_processes = pytest.mark.parametrize("bus", OF_PROCESSES, indirect=True)
 
@@ -123,10 +118,10 @@ async def test_a_publish_of_another_process_wakes_a_consumer(bus: Bus, transport
     async with (
         transport.subscribe("peer.#", group="workers", prefetch=5) as deliveries,
         transport.subscribe("#", group=None, prefetch=5) as everything,
-        _peer(bus, publish=3) as peer,
+        peer(bus, publish=3) as process,
     ):
         received = [ids(await take_and_ack(one, 3)) for one in (deliveries, everything)]
-        published = [await _printed_id(peer) for _ in range(3)]
+        published = [await printed_id(process) for _ in range(3)]
     assert received == [published, published]
 
 
@@ -135,13 +130,13 @@ async def test_what_a_killed_process_held_is_delivered_again(bus: Bus, transport
     sent = message()
     async with transport.subscribe("#", group="workers", prefetch=1):
         pass
-    async with _peer(bus, hold="workers") as peer:
+    async with peer(bus, hold="workers") as process:
         await publish(transport, sent)
-        assert await _printed_id(peer) == sent.event_id
+        assert await printed_id(process) == sent.event_id
         async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
             waiting = asyncio.ensure_future(anext(deliveries))
-            peer.kill()
-            await peer.wait()
+            process.kill()
+            await process.wait()
             delivery = await soon(waiting)
             assert delivery.message == sent
             assert delivery.attempt > 1
@@ -151,10 +146,10 @@ async def test_what_a_killed_process_held_is_delivered_again(bus: Bus, transport
 @several_processes
 async def test_processes_that_publish_at_the_same_time_lose_nothing(bus: Bus, transport: Transport) -> None:
     mine = messages(100)
-    async with _peer(bus, publish=100) as one, _peer(bus, publish=100) as two:
+    async with peer(bus, publish=100) as one, peer(bus, publish=100) as two:
         for sent in mine:
             await publish_patiently(transport, sent)
-        theirs = [[await _printed_id(peer) for _ in range(100)] for peer in (one, two)]
+        theirs = [[await printed_id(process) for _ in range(100)] for process in (one, two)]
     logged = ids(await whole_log(transport))
     assert set(logged) == {*ids(mine), *theirs[0], *theirs[1]}
     for published in (ids(mine), *theirs):
@@ -163,33 +158,10 @@ async def test_processes_that_publish_at_the_same_time_lose_nothing(bus: Bus, tr
 
 @several_processes
 async def test_a_killed_publisher_leaves_what_was_confirmed(bus: Bus, transport: Transport) -> None:
-    async with _peer(bus, publish=100_000) as peer:
-        confirmed = [await _printed_id(peer) for _ in range(20)]
-        peer.kill()
-        await peer.wait()
+    async with peer(bus, publish=100_000) as process:
+        confirmed = [await printed_id(process) for _ in range(20)]
+        process.kill()
+        await process.wait()
     receipt = await publish_patiently(transport, message())
     assert isinstance(receipt, Receipt)
     assert set(confirmed) <= set(ids(await whole_log(transport)))
-
-
-@asynccontextmanager
-async def _peer(bus: Bus, **order: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.conformance.peer",
-        json.dumps({"bus": bus.description, **order}),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def _printed_id(peer: asyncio.subprocess.Process) -> UUID:
-    assert peer.stdout is not None
-    return UUID((await soon(peer.stdout.readline())).decode().strip())

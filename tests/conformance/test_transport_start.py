@@ -142,3 +142,19 @@ async def test_what_is_no_start_is_refused(transport: Transport, start: Start) -
         with pytest.raises(InvalidQuery, match="no start"):
             async with transport.subscribe("#", group=group, prefetch=5, start=start):
                 pass
+
+
+@pytest.mark.parametrize("group", ["new", None], ids=["group", "no group"])
+async def test_several_patterns_begin_together(transport: Transport, group: str | None) -> None:
+    await publish(transport, *(sent := [message("one.a"), message("other.a"), message("two.a"), message("one.b")]))
+    patterns = ["one.*", "two.*", "one.b"]
+    async with transport.subscribe(patterns, group=group, prefetch=9, start="beginning") as deliveries:
+        assert ids(await take_and_ack(deliveries, 3)) == ids([sent[0], *sent[2:]])
+        await publish(transport, message("other.b"), late := message("two.b"))
+        assert ids(await take_and_ack(deliveries, 1)) == ids([late])
+
+
+async def test_no_pattern_at_all_is_refused(transport: Transport) -> None:
+    with pytest.raises(InvalidQuery):
+        async with transport.subscribe([], group="new", prefetch=1):
+            pass

@@ -26,8 +26,9 @@ OUTPUT = "output"
 
 async def run(path: Path) -> int:
     """Run the blocks; return how many were executed. Raises what a block raises unexpectedly."""
-    # A module that can be found by its name: dataclasses, pydantic and pickles look there.
-    module = types.ModuleType("document")
+    # A module that can be found by its name: dataclasses, pydantic and pickles look there. A page's programs are what
+    # is run, so that what stands under `if __name__ == "__main__":` runs too.
+    module = types.ModuleType("__main__")
     sys.modules[module.__name__] = module
     count = 0
     printed = ""

@@ -1,4 +1,4 @@
-"""docs/design.md and the guide draw what the code is made of."""
+"""docs/design.md, CONTRIBUTING.md and the guide draw what the code is made of."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def test_layers_are_those_of_the_contract() -> None:
     held = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     drawn = [re.split(r"\s{2,}", line)[0] for line in blocks(DESIGN)[0].text.splitlines()]
     assert drawn == held
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    named = set(re.findall(r"`(test_\w+(?:\.py)?)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    files = list((ROOT / "tests" / "conformance").glob("test_*.py"))
+    found = {name for file in files for name in re.findall(r"^async def (test_\w+)", file.read_text(), re.MULTILINE)}
+    assert len(named) > 20
+    assert named <= found | {file.name for file in files}
 
 
 def test_guide_names_every_field_of_the_envelope() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -255,3 +256,17 @@ def test_pytest_is_told_of_the_plugin() -> None:
     entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
     assert set(entries) == {"bloodbank"}
     assert hasattr(import_module(entries["bloodbank"]), "bus")
+
+
+async def test_a_consumer_that_has_ended_is_not_waited_for() -> None:
+    consumer = Consumer("shop")
+
+    @consumer.on("shop.order.placed")
+    async def handle(event: EventEnvelope) -> None:
+        pytest.fail("not what was expected")
+
+    async with asyncio.timeout(60), InMemoryBus() as bus:
+        with pytest.raises(pytest.fail.Exception, match="not what was expected"):
+            # A wait would be for ever.
+            async with bus.consuming(consumer, timeout_seconds=3600):
+                await bus.publish("shop.order.placed", {})

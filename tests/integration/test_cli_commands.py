@@ -101,6 +101,20 @@ def test_an_answer_has_one_form(bb: Run) -> None:
     assert (both.exit_code, both.stdout) == (ExitCode.USAGE, "")
 
 
+def test_a_cause_that_the_index_does_not_have_is_explained(bb: Run) -> None:
+    unseen = str(uuid4())
+    why = bb("why", _publish(bb, "a.b", "--parent", unseen))
+    assert why.stdout.splitlines()[1].startswith("└╌ (not seen)")
+    assert "bb reindex" in why.stderr
+
+
+@pytest.mark.parametrize("event_type", ["single", "LLM.Prompt", "a..b"])
+def test_a_type_that_cannot_be_is_told_in_words(bb: Run, event_type: str) -> None:
+    refused = bb("publish", event_type)
+    assert refused.exit_code == ExitCode.USAGE
+    assert "event_type: Write two to eight words of a-z, 0-9, _ and - joined by dots" in refused.stderr
+
+
 def test_ids_are_found_by_a_unique_prefix(bb: Run) -> None:
     for last in "12":
         _publish(bb, "a.b", "--id", f"0e5d7a11-0000-4000-8000-00000000000{last}")
@@ -234,12 +248,13 @@ def test_a_key_makes_the_id_that_the_header_of_the_api_makes(bb: Run) -> None:
     assert bb("publish", "a.b", "--key", "order-17").stdout.split() == [str(made), "duplicate"]
 
 
-def test_causes_that_wait_are_said_to_wait_and_no_more(bb: Run) -> None:
-    """Whether the event is on the bus, the status says."""
+def test_an_event_and_causes_that_wait_are_said_to_wait(bb: Run) -> None:
     dead = {"RABBIT_URL": f"amqp://127.0.0.1:{free_port()}/", "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     result = bb("publish", "a.b", **dead)
     assert (result.exit_code, result.stdout.split()[1]) == (0, "queued")
     assert result.stderr == (
+        "The broker takes nothing now; 'bb doctor' says why. The event is kept on disk, and a process that uses this "
+        "bus sends it when the broker is back; 'bb outbox' shows what waits.\n"
         "The index of causes is away: 'bb why' does not know this event yet; its causes are kept on disk and recorded "
         "later.\n"
     )

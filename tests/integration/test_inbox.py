@@ -28,23 +28,38 @@ DAY = 86_400
 class Where:
     """Makes inboxes that share what they remember."""
 
-    def __init__(self, folder: Path, server: RedisServer | None) -> None:
+    def __init__(self, folder: Path, url: str | None) -> None:
         self._folder = folder
-        self._server = server
+        self._url = url
         self._prefix = uuid4().hex[:16]
 
     def inbox(self, *, keep_seconds: float = DAY) -> Inbox:
-        if self._server is None:
+        if self._url is None:
             return SqliteInbox(Database(self._folder / "bus.db"), keep_seconds=keep_seconds)
         settings = Settings(
-            _env_file=None, redis_url=self._server.url, redis_prefix=self._prefix, inbox_days=keep_seconds / DAY
+            _env_file=None,
+            redis_url=self._url,
+            redis_prefix=self._prefix,
+            inbox_days=keep_seconds / DAY,
+            query_timeout_seconds=40,  # a busy machine is no outage
         )
         return RedisInbox(settings)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+SERVERS = {"redis": "redis_server", "redis sentinels": "redis_sentinels", "redis cluster": "redis_cluster"}
+"""Fixtures by what they are."""
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        # The fixture is not asked for by name, so that its group of a run in several processes is told here.
+        *(pytest.param(name, marks=[pytest.mark.redis, pytest.mark.xdist_group(SERVERS[name])]) for name in SERVERS),
+    ]
+)
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    return Where(tmp_path, request.getfixturevalue("redis_server") if request.param == "redis" else None)
+    fixture = SERVERS.get(request.param)
+    return Where(tmp_path, None if fixture is None else request.getfixturevalue(fixture).url)
 
 
 async def test_what_a_group_has_handled_is_seen_by_its_other_consumers_alone(where: Where) -> None:
@@ -71,6 +86,20 @@ async def test_what_was_handled_long_ago_is_forgotten(where: Where) -> None:
         await inbox.mark("rag", [new])
         # The file forgets with a write of whoever keeps notes for so short a time.
         assert new in await inbox.seen("rag", [old, new])
+
+
+@pytest.mark.redis
+async def test_a_note_that_redis_refuses_is_an_error_and_questions_go_on() -> None:
+    server = RedisServer(maxmemory="1kb")
+    try:
+        await anyio.to_thread.run_sync(server.start)
+        event_id = new_event_id()
+        async with RedisInbox(Settings(_env_file=None, redis_url=server.url, query_timeout_seconds=40)) as inbox:
+            with pytest.raises(StoreUnavailable, match="out of memory"):
+                await inbox.mark("rag", [event_id])
+            assert await inbox.seen("rag", [event_id]) == set()
+    finally:
+        await anyio.to_thread.run_sync(server.close)
 
 
 async def test_old_notes_leave_the_file(tmp_path: Path) -> None:
@@ -172,6 +201,19 @@ async def test_who_asks_at_the_same_time_shares_a_round_trip() -> None:
         assert all(await asyncio.gather(*(inbox.has_seen("rag", event_id) for event_id in ids)))
     assert sorted(event_id for asked in inbox_below.asked for event_id in asked) == sorted([*ids, *ids])
     assert len(inbox_below.asked) <= 8
+
+
+async def test_who_is_cancelled_takes_no_answer_from_others() -> None:
+    below = Away()
+    below.is_away = False
+    ids = [new_event_id() for _ in range(3)]
+    async with _guarded(below, Clock()) as inbox:
+        marking = [asyncio.create_task(inbox.mark("rag", event_id)) for event_id in ids]
+        await asyncio.sleep(0)
+        marking[1].cancel()
+        await asyncio.gather(marking[0], marking[2])
+        assert [await inbox.has_seen("rag", event_id) for event_id in ids] == [True] * 3
+    assert marking[1].cancelled()
 
 
 @pytest.mark.redis

@@ -59,6 +59,14 @@ async def test_what_ends_a_call_from_outside_is_translated(kind: type[BaseExcept
         raise kind
 
 
+async def test_what_the_driver_ends_without_a_reason_is_translated_and_an_error_of_ours_is_not() -> None:
+    """It raises Exception itself for what waits on a connection that is closed without one."""
+    with pytest.raises(TransportUnavailable, match=r"there is no connection \(closed\)"), _amqp.translated("subscribe"):
+        raise Exception
+    with pytest.raises(ZeroDivisionError), _amqp.translated("subscribe"):
+        raise ZeroDivisionError
+
+
 async def test_a_cancellation_is_one_also_where_the_driver_makes_something_else_of_it() -> None:
     """As it does when the connection is lost at the same moment. Swallowed, it left a task that nobody could end."""
 

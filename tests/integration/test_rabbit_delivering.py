@@ -13,6 +13,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp import encode
 from pamqp.commands import Basic
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
@@ -348,3 +349,62 @@ async def has_queue(server: RabbitServer, exchange: str, suffix: str) -> bool:
 async def _within(deliveries: Any) -> AsyncGenerator[Any]:
     while True:
         yield await next_of(deliveries)
+
+
+NO_TEXT = "a.\udcff"
+"""Stands for bytes that are no UTF-8, which RabbitMQ passes on."""
+
+
+def _short_string_of_bytes(value: str) -> bytes:
+    data = value.encode(errors="surrogateescape")
+    return bytes([len(data)]) + data
+
+
+@pytest.mark.parametrize(
+    ("routing_key", "properties"),
+    [
+        (NO_TEXT, {}),
+        ("a.b", {"message_id": NO_TEXT}),
+        ("a.b", {"headers": {wire.FIRST_HEADER: 2**62}}),
+        ("a.b", {"headers": {wire.ROUTING_KEY_HEADER: ["x"]}, "reply_to": NO_TEXT}),
+    ],
+    ids=["routing key", "message id", "time", "reply to"],
+)
+async def test_a_message_with_properties_that_cannot_be_read_keeps_nobody_behind_it(
+    rabbit_server: RabbitServer,
+    exchange: str,
+    monkeypatch: pytest.MonkeyPatch,
+    routing_key: str,
+    properties: dict[str, Any],
+) -> None:
+    async with (
+        transport_at(rabbit_server.url, exchange) as transport,
+        transport.subscribe("a.*", group="new", prefetch=5) as deliveries,
+        plain_client(rabbit_server.url) as client,
+    ):
+        with monkeypatch.context() as patched:
+            patched.setitem(encode.METHODS, "shortstr", _short_string_of_bytes)
+            await client.basic_publish(
+                b"torn", exchange=exchange, routing_key=routing_key, properties=Basic.Properties(**properties)
+            )
+        await transport.publish(message(routing_key="a.good"), timeout_seconds=PATIENCE_SECONDS)
+        torn = await next_of(deliveries)
+        assert (torn.message.body, torn.attempt) == (b"torn", 1)
+        assert torn.first_attempt_at is None or torn.first_attempt_at.year < 3000
+        await torn.retry(0)
+        good = await next_of(deliveries)
+        assert good.message.routing_key == "a.good"
+        await good.ack()
+        again = await next_of(deliveries)
+        assert again.message.body == b"torn"
+        await again.dead_letter("cannot be read")
+        [letter] = [letter async for letter in transport.dead_letters()]
+        assert letter.message.body == b"torn"
+
+
+@pytest.mark.parametrize("group", ["log", "dead", "rag.filling", "rag.retry.1190", "a b", ""])
+def test_a_group_cannot_have_the_name_of_a_queue_that_is_for_something_else(group: str) -> None:
+    names = wire.Names("shop.events.v1")
+    with pytest.raises(InvalidQuery, match="cannot be the name of a group"):
+        names.group(group)
+    assert names.group("rag.retry.late") == "shop.rag.retry.late"

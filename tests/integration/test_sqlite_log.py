@@ -410,6 +410,19 @@ async def test_a_file_that_was_taken_over_has_the_tables_of_a_new_one(database: 
     assert execute(database, start) == execute(new, start)
 
 
+async def test_a_file_of_format_2_is_taken_over_with_its_dead_letters(database: Database) -> None:
+    async with opened(database) as transport, transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+        await transport.publish(Message(new_event_id(), "a.b", b"{}"), timeout_seconds=DEADLINE_SECONDS)
+        await (await anext(deliveries)).dead_letter("because")
+    execute(database, "ALTER TABLE dead_letter DROP COLUMN replayed")
+    execute(database, "UPDATE format SET version = 2 WHERE part = 'log'")
+    async with opened(Database(database.path)) as transport:
+        [letter] = [letter async for letter in transport.dead_letters()]
+        assert await transport.redeliver([letter.number]) == 1
+        async with transport.subscribe("#", group="workers", prefetch=1) as deliveries:
+            assert not (await anext(deliveries)).replayed
+
+
 async def test_a_file_that_cannot_be_taken_over_is_left_as_it_was(database: Database) -> None:
     as_version_0_2_left_it(database.path)
     execute(database, "DROP TABLE delivery")

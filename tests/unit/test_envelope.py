@@ -15,6 +15,7 @@ from bloodbank.causation import caused_by
 from bloodbank.envelope import (
     MAX_PARENTS,
     AgentContext,
+    AnyEnvelope,
     EventEnvelope,
     Source,
     TriggerType,
@@ -22,6 +23,7 @@ from bloodbank.envelope import (
     envelope_for,
     envelope_from_v2_call,
     read_envelope,
+    with_payload,
 )
 from bloodbank.errors import InvalidEvent
 from bloodbank.events import EventRegistry, LLMPrompt
@@ -391,3 +393,26 @@ def test_a_routing_key_that_is_not_the_type_is_refused() -> None:
 def test_a_wrong_call_of_version_2_is_refused(body: dict[str, Any], changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidEvent):
         v2_call("llm.prompt", body, **changes)
+
+
+@pytest.mark.parametrize("one", [UUID(int=1), str(UUID(int=1))], ids=["uuid", "text"])
+def test_one_id_in_place_of_the_list_of_parents_is_told(one: Any) -> None:
+    with pytest.raises(InvalidEvent, match="must be a list of them") as caught:
+        create_envelope("note.written", {}, correlation_ids=one)
+    assert caught.value.problems == (("correlation_ids", "Input should be a list"),)
+
+
+class _Named(EventEnvelope[Any]):
+    """An envelope of somebody's own."""
+
+
+@pytest.mark.parametrize("kind", [AnyEnvelope, _Named])
+def test_another_payload_makes_what_a_copy_with_an_update_makes(kind: type[EventEnvelope[Any]]) -> None:
+    envelope = kind(event_type="llm.prompt", source=SOURCE, correlation_ids=[uuid4()], payload={"prompt": "Why?"})
+    expected = envelope.model_copy(update={"payload": {"prompt": "How?"}})
+    made = with_payload(envelope, {"prompt": "How?"})
+    assert made == expected
+    assert type(made) is kind
+    assert made.model_fields_set == expected.model_fields_set
+    assert made.model_dump_json() == expected.model_dump_json()
+    assert envelope.payload == {"prompt": "Why?"}

@@ -95,7 +95,7 @@ async def _resolve(bus: Bus, text: str) -> UUID:
 
 
 def remarks(answer: Json, depth: int, limit: int) -> list[str]:
-    """Return what must be said beside the tree: where it was cut, and circles."""
+    """Return what must be said beside the tree: where it was cut, circles, and causes not seen."""
     said: list[str] = []
     if answer["truncated"]["depth"]:
         said.append(f"There is more beyond {depth} hops. Ask for it with --depth.")
@@ -103,4 +103,9 @@ def remarks(answer: Json, depth: int, limit: int) -> list[str]:
         said.append(f"There is more than these {limit} events. Ask for it with --limit.")
     if answer["cycle"]:
         said.append("Some of these events name each other as causes, in a circle.")
+    if any(not node["known"] for node in answer["nodes"]):
+        said.append(
+            "What is not seen was named as a cause, and the index does not have it: it is not published yet, was "
+            "published with tracking off, or has expired. 'bb reindex' records what the log has."
+        )
     return said

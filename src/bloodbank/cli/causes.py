@@ -7,8 +7,9 @@ from collections import OrderedDict
 from uuid import UUID
 
 from bloodbank.cli.bus import Bus, Json
-from bloodbank.cli.text import SHORT_LENGTHS, Span, printable
+from bloodbank.cli.text import Span, printable
 from bloodbank.errors import BloodbankError, EventNotFound
+from bloodbank.ids import SHORT_LENGTHS
 
 MOST_SHOWN = 3
 """Most causes in the line of an event."""

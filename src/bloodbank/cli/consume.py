@@ -15,7 +15,7 @@ import typer
 
 from bloodbank.cli.edge import ExitCode, at_edge, run_async
 from bloodbank.cli.text import note
-from bloodbank.errors import ConfigurationError
+from bloodbank.errors import BloodbankError, ConfigurationError
 
 if TYPE_CHECKING:
     from bloodbank.consumer import Consumer
@@ -57,9 +57,13 @@ def _consume_here(target: str) -> None:
     level = load_settings().log_level
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("bloodbank").setLevel(level)
+    # A consumer that the broker cancels begins again by itself; the driver warns of it all the same.
+    logging.getLogger("aiormq").setLevel(logging.ERROR)
     consumer = load_consumer(target)
+    if not consumer.handlers:
+        raise ConfigurationError(f"The consumer {consumer.name} has no handlers. Register one with `on`.")
     handlers = ", ".join(f"{handler.name} ({handler.pattern}, group {handler.group})" for handler in consumer.handlers)
-    note(f"Consuming: {handlers or 'nothing'}.")
+    note(f"Consuming: {handlers}.")
     run_async(consumer.run())
     _leave_threads()
 
@@ -85,6 +89,11 @@ def load_consumer(target: str) -> Consumer:
     from bloodbank.consumer import Consumer
 
     module_name, separator, name = target.partition(":")
+    if module_name.endswith(".py") or "/" in module_name:
+        module_name = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ConfigurationError(
+            f"{target!r} names a file. Write the name of its module: {module_name}:{name or 'consumer'}."
+        )
     if not (module_name and separator and name.isidentifier()):
         raise ConfigurationError(f"{target!r} names no consumer. Write MODULE:CONSUMER, such as pipeline:consumer.")
     folder = str(Path.cwd())
@@ -92,13 +101,27 @@ def load_consumer(target: str) -> Consumer:
         sys.path.insert(0, folder)
     try:
         module = import_module(module_name)
+    except BloodbankError as error:
+        raise ConfigurationError(f"{module_name!r} cannot be imported: {error}{_place_of(error)}") from error
     except Exception as error:
-        if not isinstance(error, ModuleNotFoundError) or not f"{module_name}.".startswith(f"{error.name}."):
-            # It is not our program that fails: its author needs the place.
-            traceback.print_exception(error)
-        raise ConfigurationError(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}.") from error
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigurationError(
+                f"There is no module {error.name!r} in this folder, {folder}, nor in what is installed."
+            ) from error
+        # It is not our program that fails: its author needs the place.
+        traceback.print_exception(error)
+        reason = str(error).rstrip(".")
+        raise ConfigurationError(f"{module_name!r} cannot be imported: {type(error).__name__}: {reason}.") from error
     found: object = getattr(module, name, None)
     if not isinstance(found, Consumer):
         what = "nothing" if found is None else f"a {type(found).__name__}"
         raise ConfigurationError(f"{name!r} is {what} in {module_name}; it must be a bloodbank.Consumer.")
     return found
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the last line below the folder that one works in, which is the author's, or nothing."""
+    folder = f"{Path.cwd()}/"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(folder)]
+    frames = [frame for frame in frames if "site-packages" not in frame.filename]
+    return f" ({frames[-1].filename.removeprefix(folder)}, line {frames[-1].lineno})" if frames else ""

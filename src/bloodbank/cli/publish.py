@@ -20,6 +20,12 @@ from bloodbank.ids import new_event_id
 if TYPE_CHECKING:
     from bloodbank.config import Settings
 
+QUEUED = (
+    "The broker takes nothing now; 'bb doctor' says why. The event is kept on disk, and a process that uses this bus "
+    "sends it when the broker is back; 'bb outbox' shows what waits."
+)
+"""What is said when an event was accepted and not sent."""
+
 
 @at_edge
 def publish(
@@ -55,6 +61,8 @@ def publish(
         write_json(answer)
         return
     sys.stdout.write(f"{answer['event_id']}  {answer['status']}\n")
+    if answer["status"] == "queued":
+        note(QUEUED)
     if answer["lineage"] == "deferred":
         note(deferred_note(settings))
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from bloodbank.consuming.attempt import Attempt
-from bloodbank.envelope import EventEnvelope
+from bloodbank.envelope import EventEnvelope, with_payload
 from bloodbank.errors import ConfigurationError
 from bloodbank.events.registry import EventRegistry, invalid_event
 
@@ -115,7 +115,7 @@ class Arguments:
             return lambda event: event
         if isinstance(wanted, type) and issubclass(wanted, BaseModel):
             return lambda event: _typed(event, wanted)
-        return lambda event: _with_payload(event, registry().validate(event.event_type, event.payload))
+        return lambda event: with_payload(event, registry().validate(event.event_type, event.payload))
 
 
 def name_of(function: Function) -> str:
@@ -150,10 +150,6 @@ def _typed(event: EventEnvelope[Any], model: type[BaseModel]) -> EventEnvelope[A
     if isinstance(event.payload, model):
         return event
     try:
-        return _with_payload(event, model.model_validate(event.payload))
+        return with_payload(event, model.model_validate(event.payload))
     except ValidationError as error:
-        raise invalid_event(error, event.event_type, "payload") from error
-
-
-def _with_payload(event: EventEnvelope[Any], payload: object) -> EventEnvelope[Any]:
-    return event.model_copy(update={"payload": payload})
+        raise invalid_event(error, event.event_type, "payload", outcome="The handler was not called.") from error

@@ -48,20 +48,32 @@ class _Failed(NamedTuple):
     @classmethod
     def of(cls, event: EventEnvelope[Any]) -> Self:
         payload = event.payload
-        return cls(
-            event.event_type, event.event_id, payload.model_dump() if isinstance(payload, BaseModel) else payload
-        )
+        if isinstance(payload, BaseModel):
+            try:
+                payload = payload.model_dump()
+            except Exception as error:  # noqa: BLE001, a model's serializer is code of others
+                logger.warning("The payload of event %s cannot be told: %s", event.event_id, message_of(error))
+                payload = {}
+        return cls(event.event_type, event.event_id, payload)
 
 
 def failure_of(error: Exception, consumer: str, *, poison: bool = False) -> Failure:
     """Tell of an exception: its class, one line, and the end of its traceback."""
     name = type(error).__name__
     return Failure(
-        reason=_cut(" ".join(str(error).split()) or name),
+        reason=_cut(" ".join(message_of(error).split()) or name),
         error=POISON if poison else name,
         traceback="".join(traceback.format_exception(error)),
         consumer=consumer,
     ).kept()
+
+
+def message_of(error: Exception) -> str:
+    """Return what an exception says, also where it fails to say it."""
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001, code of others, which must not end the consumer
+        return f"{type(error).__name__}, whose text cannot be made: {type(second).__name__}"
 
 
 def failure_event(
@@ -105,9 +117,10 @@ def _payload(
         return FailurePayload(**common)
     try:
         return model.of_handler(common, failed.event_type, failed.payload)
-    except ValidationError as error:
-        # Better a failure of the common shape than none.
-        logger.warning("%s cannot tell that a handler failed: %s Override its of_handler.", model.__name__, error)
+    except Exception as error:  # noqa: BLE001, code of others; better a failure of the common shape than none
+        logger.warning(
+            "%s cannot tell that a handler failed: %s Override its of_handler.", model.__name__, message_of(error)
+        )
         return FailurePayload(**common)
 
 
@@ -125,6 +138,7 @@ async def give_up(
     event: EventEnvelope[Any] | None,
     group: str,
     attempts: int,
+    told: int,
     publish: Publish,
     registry: EventRegistry,
 ) -> None:
@@ -132,6 +146,8 @@ async def give_up(
 
     event: None where the message is none. A failure to handle what tells of a failure is set aside without a word, or
     one would follow another for ever.
+    attempts: how many there were, for the dead letter.
+    told: how many the failure event says; it has one id, and should say the same whenever it is told.
 
     While the bus takes nothing this waits. Raises TransportUnavailable when the delivery comes again.
     """
@@ -139,11 +155,11 @@ async def give_up(
     failed = _Failed.of(event) if event is not None else _Failed(message.routing_key, message.event_id, {})
     event_id = failed.event_id
     if event is None or failed_in(event) is None:
-        told = failure_event(failed, failure, group=group, attempts=attempts, registry=registry)
-        await _publish(told, publish, event_id)
-    await delivery.dead_letter(failure)
+        tells = failure_event(failed, failure, group=group, attempts=told, registry=registry)
+        await _publish(tells, publish, event_id)
+    await delivery.dead_letter(failure, attempts=attempts)
     logger.error(
-        "%s gave up event %s (%s) after %d attempts: %s: %s",
+        "%s gave up event %s (%s) at attempt %d: %s: %s",
         failure.consumer,
         event_id,
         message.routing_key,

@@ -1,7 +1,7 @@
 """The handlers of one group at work: deliveries come in, each is handled once and settled.
 
-Each handler has a subscription of its own. The patterns of a group add up, so that any of them may bring an event that
-another handler of the group asked for: the first whose pattern fits gets it.
+Each handler has a subscription of its own, with the patterns of all: any of them may bring an event that another one
+asked for. The first whose pattern fits gets it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from bloodbank import codec
 from bloodbank.consuming.attempt import Attempt
-from bloodbank.consuming.failing import Publish, failed_in, failure_of, give_up
+from bloodbank.consuming.failing import Publish, failed_in, failure_of, give_up, message_of
 from bloodbank.consuming.handler import Handler
 from bloodbank.consuming.inbox import GuardedInbox
 from bloodbank.envelope import EventEnvelope
 from bloodbank.errors import InvalidEvent, NotOpen, Unavailable
 from bloodbank.events.registry import EventRegistry
-from bloodbank.transports.base import Delivery, Failure, Transport, matches
+from bloodbank.transports.base import Delivery, Failure, Start, Transport, matches
 
 logger = logging.getLogger(__name__)
 
@@ -72,16 +73,22 @@ class GroupAtWork:
         self._handlers = handlers
         self._group = handlers[0].group
         self._around = around
+        self._start: Start = _earliest(handlers)
         self._turns = {handler: asyncio.Semaphore(handler.concurrency) for handler in handlers}
         self._lanes: dict[tuple[Handler, Hashable], deque[_Taken]] = {}
-        self._under_way: dict[UUID, asyncio.Future[None]] = {}
+        # With what their second copies wait for, where there are any.
+        self._under_way: dict[UUID, asyncio.Future[None] | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._error: BaseException | None = None
+        self._gives_back = False
 
     def stop(self) -> None:
         """Take nothing new from now on; `run` returns when what is under way has ended, or its time."""
         self._stopping.set()
+        # Those who wait behind a thread that goes on find out one by one: each passes its turn on.
+        for turn in self._turns.values():
+            turn.release()
 
     async def run(self, subscribed: Callable[[Handler], None]) -> None:
         """Work until `stop`, or until an error that is none of a handler.
@@ -95,7 +102,7 @@ class GroupAtWork:
         try:
             await asyncio.wait(subscriptions, return_when=asyncio.FIRST_EXCEPTION)
             # One that failed ends them all, in order.
-            self._stopping.set()
+            self.stop()
             await asyncio.wait(subscriptions)
         finally:
             for task in subscriptions:
@@ -120,8 +127,9 @@ class GroupAtWork:
     async def _work(self, handler: Handler, subscribed: Callable[[Handler], None]) -> None:
         # Fewer than may run at a time would leave some of them idle.
         prefetch = max(handler.prefetch or self._around.prefetch, handler.concurrency)
+        # All say the same, so that it does not matter which of them makes a new group.
         subscription = self._around.transport.subscribe(
-            handler.pattern, group=handler.group, prefetch=prefetch, start=handler.start
+            [one.pattern for one in self._handlers], group=self._group, prefetch=prefetch, start=self._start
         )
         async with subscription as deliveries:
             subscribed(handler)
@@ -150,9 +158,11 @@ class GroupAtWork:
         try:
             _, late = await asyncio.wait(tasks, timeout=self._around.stop_timeout_seconds)
         finally:
+            self._gives_back = True
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            self._gives_back = False
         if late:
             logger.warning(
                 "%d events of the group %s were not finished in time; they come again.", len(late), self._group
@@ -205,8 +215,9 @@ class GroupAtWork:
 
     def _unhandled(self, delivery: Delivery) -> Failure:
         reason = (
-            f"The group {self._group} has no handler for {delivery.message.routing_key}. A pattern that it had before, "
-            "or a replay, brought it here."
+            f"The group {self._group} has no handler for {delivery.message.routing_key} in this program. Another "
+            "program of the group, a pattern that it had before, or a replay brought it here. Programs of one group "
+            "need the same handlers; otherwise give each a group of its own."
         )
         return Failure(reason, NO_HANDLER, "", self._around.name)
 
@@ -217,10 +228,16 @@ class GroupAtWork:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if self._gives_back:
+                return
+            error = RuntimeError(f"A handler of the group {self._group} cancelled its own task; its event comes again.")
+        else:
+            error = task.exception()
+        if error is not None:
             # A defect, or an inbox of another format: going on would leave events unsettled without a word.
             self._error = self._error or error
-            self._stopping.set()
+            self.stop()
 
     async def _follow(self, handler: Handler, key: Hashable) -> None:
         """Handle the events of one key in the order of their delivery."""
@@ -237,18 +254,21 @@ class GroupAtWork:
             await self._attempts(taken)
             return
         event_id = event.event_id
-        while (other := self._under_way.get(event_id)) is not None:
+        while event_id in self._under_way:
             # A second copy: the first decides whether it has to be handled.
-            await asyncio.wait([other])
-        ended = self._under_way[event_id] = asyncio.get_running_loop().create_future()
+            first = self._under_way[event_id] or asyncio.get_running_loop().create_future()
+            self._under_way[event_id] = first
+            await asyncio.wait([first])
+        self._under_way[event_id] = None
         try:
             if not delivery.replayed and await self._around.inbox.has_seen(self._group, event_id):
                 await self._settled(delivery, delivery.ack)
             else:
                 await self._attempts(taken)
         finally:
-            del self._under_way[event_id]
-            ended.set_result(None)
+            waited_for = self._under_way.pop(event_id)
+            if waited_for is not None:
+                waited_for.set_result(None)
 
     async def _attempts(self, taken: _Taken) -> None:
         """Run the handler and settle. Where order is kept, further attempts are made here, and the key waits."""
@@ -256,13 +276,16 @@ class GroupAtWork:
         number = delivery.attempt
         if number > max(handler.retry.deliveries, handler.retry.attempts):
             reason = f"The event was delivered {number - 1} times, and its handler never came to an end."
-            await self._set_aside(delivery, Failure(reason, CRASHED, "", handler.name), event, number)
+            await self._set_aside(delivery, Failure(reason, CRASHED, "", handler.name), event, number, told=number)
             return
         while True:
-            async with self._turns[handler]:
-                if self._stopping.is_set():
-                    return
-                error = await handler.run(self._attempt(taken, number), self._around.threads)
+            turn = self._turns[handler]
+            await turn.acquire()
+            if self._stopping.is_set():
+                turn.release()
+                return
+            # A thread that goes on when its time is over keeps its turn, or what comes next would find none.
+            error = await handler.run(self._attempt(taken, number), self._around.threads, ended=turn.release)
             if error is None:
                 if handler.once:
                     await self._around.inbox.mark(self._group, event.event_id)
@@ -270,7 +293,10 @@ class GroupAtWork:
                 return
             delay_seconds = handler.retry.delay_after(number, error)
             if delay_seconds is None:
-                await self._set_aside(delivery, failure_of(error, handler.name), event, number)
+                # Never more than there may be, so that who gives it up again, since a process died meanwhile, tells the
+                # same, and need not wait until it is clear what that one had told.
+                told = min(number, handler.retry.attempts)
+                await self._set_aside(delivery, failure_of(error, handler.name), event, number, told=told)
                 return
             logger.warning(
                 "%s failed on event %s (%s), attempt %d, again in %.1f s: %s: %s",
@@ -280,7 +306,7 @@ class GroupAtWork:
                 number,
                 delay_seconds,
                 type(error).__name__,
-                error,
+                message_of(error),
             )
             if handler.ordered_by is None:
                 await self._settled(delivery, functools.partial(delivery.retry, delay_seconds))
@@ -301,8 +327,15 @@ class GroupAtWork:
         )
 
     async def _set_aside(
-        self, delivery: Delivery, failure: Failure, event: EventEnvelope[Any] | None, attempts: int | None = None
+        self,
+        delivery: Delivery,
+        failure: Failure,
+        event: EventEnvelope[Any] | None,
+        attempts: int | None = None,
+        *,
+        told: int = 1,
     ) -> None:
+        """Give it up. attempts: how many there were; None: as many as deliveries. told: what its failure event says."""
         await self._settled(
             delivery,
             lambda: give_up(
@@ -311,6 +344,7 @@ class GroupAtWork:
                 event=event,
                 group=self._group,
                 attempts=attempts or delivery.attempt,
+                told=told,
                 publish=self._around.publish,
                 registry=self._around.registry,
             ),
@@ -330,3 +364,11 @@ class GroupAtWork:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _earliest(handlers: Sequence[Handler]) -> Start:
+    starts = [handler.start for handler in handlers]
+    if "beginning" in starts:
+        return "beginning"
+    times = [start for start in starts if isinstance(start, datetime)]
+    return min(times) if times else "now"

@@ -23,6 +23,7 @@ MOST_AT_ONCE = 500
 """Most ids of one question or note."""
 
 Ask = Callable[[str, Sequence[UUID]], Awaitable[set[UUID]]]
+_Waiting = tuple[UUID, asyncio.Future[set[UUID]]]
 
 
 class Inbox(Protocol):
@@ -151,19 +152,16 @@ class _Shared:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._waiting: dict[str, dict[UUID, asyncio.Future[set[UUID]]]] = {}
+        self._waiting: dict[str, list[_Waiting]] = {}
         self._sending: asyncio.Task[None] | None = None
 
     async def ask(self, group: str, event_id: UUID) -> set[UUID]:
-        """Return the answer of the round trip that takes this id along."""
-        waiting = self._waiting.setdefault(group, {})
-        future = waiting.get(event_id)
-        if future is None:
-            future = waiting[event_id] = asyncio.get_running_loop().create_future()
+        """Return the answer of the round trip that takes this id along; who is cancelled leaves it there."""
+        future: asyncio.Future[set[UUID]] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(group, []).append((event_id, future))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="bloodbank-inbox")
-        # Others may wait for the same answer.
-        return await asyncio.shield(future)
+        return await future
 
     async def close(self) -> None:
         """Wait until nothing is under way."""
@@ -175,20 +173,18 @@ class _Shared:
             while self._waiting:
                 group = next(iter(self._waiting))
                 waiting = self._waiting.pop(group)
-                ids = list(waiting)
-                if len(ids) > MOST_AT_ONCE:
-                    self._waiting[group] = {event_id: waiting[event_id] for event_id in ids[MOST_AT_ONCE:]}
-                    ids = ids[:MOST_AT_ONCE]
-                futures = [waiting[event_id] for event_id in ids]
+                if len(waiting) > MOST_AT_ONCE:
+                    self._waiting[group] = waiting[MOST_AT_ONCE:]
+                    waiting = waiting[:MOST_AT_ONCE]
                 try:
-                    answer = await self._ask(group, ids)
+                    answer = await self._ask(group, [event_id for event_id, _ in waiting])
                 except Exception as error:  # noqa: BLE001, told to everybody who waits for it
-                    for future in futures:
-                        future.set_exception(error)
-                        # One whose caller has gone must not be complained about.
-                        future.exception()
+                    for _, future in waiting:
+                        if not future.done():
+                            future.set_exception(error)
                     continue
-                for future in futures:
-                    future.set_result(answer)
+                for _, future in waiting:
+                    if not future.done():
+                        future.set_result(answer)
         finally:
             self._sending = None

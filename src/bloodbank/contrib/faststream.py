@@ -89,7 +89,10 @@ class BloodbankMiddleware:
         self.settings = settings or (publisher.settings if publisher else load_settings())
         rabbit_url = self.settings.rabbit_url
         if rabbit_url is None:
-            raise ConfigurationError("RABBIT_URL is not set: FastStream and Bloodbank must meet on one RabbitMQ.")
+            raise ConfigurationError(
+                "RABBIT_URL is not set, and FastStream and Bloodbank must meet on one RabbitMQ. Set it, such as to "
+                "amqp://guest:guest@localhost:5672/."
+            )
         self.url = rabbit_nodes(rabbit_url.get_secret_value())[0]
         self.source = Source.local(name)
         self.publisher = publisher or Publisher(

@@ -45,7 +45,7 @@ class FailurePayload(Payload):
 
         common: the fields above. event_type, payload: of the event that was given up; the payload is empty where that
         could not be read. A model that wants more says here where it comes from. It must be the same each time.
-        Raises ValidationError.
+        Where it raises, the payload is the common one.
         """
         return cls(**common)
 

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from bloodbank.errors import InvalidEvent, UnknownEventType
 
@@ -113,22 +114,30 @@ def load_plugins() -> list[str]:
     return loaded
 
 
-def invalid_event(error: ValidationError, event_type: str, *prefix: str) -> InvalidEvent:
+def invalid_event(
+    error: ValidationError, event_type: str, *prefix: str, outcome: str = "Nothing was published."
+) -> InvalidEvent:
     """Turn pydantic's error into InvalidEvent, with a dotted path for each problem and no input echoed.
 
     Above MOST_PROBLEMS they are only counted: a body of 1 MiB can be wrong in half a million places, and
-    listing those takes seconds.
+    listing those takes seconds. outcome: the last sentence, about what was done or left.
     """
     if error.error_count() > MOST_PROBLEMS:
         message = f"{error.error_count()} values are wrong, too many to list"
         path = ".".join(prefix)
-        return InvalidEvent(f"Invalid {event_type[:255]} event: {message}. Nothing was published.", [(path, message)])
+        return InvalidEvent(f"Invalid {event_type[:255]} event: {message}. {outcome}", [(path, message)])
     problems = [
-        (".".join([*prefix, *map(str, problem["loc"])]), problem["msg"].removeprefix("Value error, "))
+        (".".join([*prefix, *map(str, problem["loc"])]), _message(problem))
         for problem in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     listed = "; ".join(f"{path or 'event'}: {message}" for path, message in problems[:5])
-    return InvalidEvent(f"Invalid {event_type[:255]} event. {listed}. Nothing was published.", problems)
+    return InvalidEvent(f"Invalid {event_type[:255]} event. {listed}. {outcome}", problems)
+
+
+def _message(problem: ErrorDetails) -> str:
+    if problem["type"] == "string_pattern_mismatch" and problem["loc"][-1:] == ("event_type",):
+        return "Write two to eight words of a-z, 0-9, _ and - joined by dots, such as 'llm.prompt'"
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def utc_now() -> datetime:

@@ -16,7 +16,6 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from bloodbank.errors import NotOpen
-from bloodbank.event_log import type_pattern
 from bloodbank.http import description
 from bloodbank.http.bus import bus_of
 from bloodbank.http.cursors import LONGEST_CURSOR, position_of
@@ -24,6 +23,7 @@ from bloodbank.http.feed import BEFORE_ALL
 from bloodbank.http.follower import Follower
 from bloodbank.http.problems import problem_response
 from bloodbank.http.streams import Streams
+from bloodbank.transports.base import compile_type_pattern
 
 GOODBYE_SECONDS = 0.5
 """How long a client may take to accept the end of its stream."""
@@ -55,7 +55,7 @@ async def follow_events(
     ] = None,
 ) -> Response:
     """Send events from now on or, behind a cursor, with nothing missing in between while the log holds it."""
-    fits = type_pattern(type)
+    fits = compile_type_pattern(type)
     cursor = last_event_id or after
     position = None if not cursor else position_of(cursor, lowest=BEFORE_ALL)
     everything = type == "#"

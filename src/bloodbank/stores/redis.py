@@ -9,7 +9,6 @@ script, with one key a command.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -19,7 +18,6 @@ from typing import Any, Self, cast
 from uuid import UUID
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import parse_url
 from redis.exceptions import NoScriptError
 
 from bloodbank._redis_url import Servers, redis_servers
@@ -38,13 +36,12 @@ from bloodbank.stores._redis_calls import (
 )
 from bloodbank.stores._redis_errors import DRIVER_ERRORS, store_error
 from bloodbank.stores._redis_line import Line, Lines, pack_argument, pack_command
+from bloodbank.stores._redis_pool import Pools, close_pool
 from bloodbank.stores._redis_reading import IDS_PER_ROUND_TRIP, Command, Keys, LevelReader, Reader, ScriptReader
 from bloodbank.stores._redis_scripts import CLAIM, FORGET, READ, RECORD, RELEASE, Script
-from bloodbank.stores._redis_sentinel import BlockingSentinelPool, connection_options, driver_options, sentinel_pool
+from bloodbank.stores._redis_sentinel import BlockingSentinelPool
 from bloodbank.stores.assembly import to_nodes
 from bloodbank.stores.base import Claimed, Direction, Expand, Graph, Link, Node, Row
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 2
 CHECK_MILLISECONDS = 1000
@@ -84,8 +81,13 @@ class RedisStore:
         self._servers = redis_servers(address)
         if self._servers is not None and self._servers.kind is Servers.CLUSTER:
             raise ConfigurationError("RedisStore is for one server or for Sentinels; RedisClusterStore for a cluster.")
-        self._options = self._pool_options(address, settings)
-        self._new_pool()  # to know that its options are valid
+        self._pools = Pools(
+            address,
+            self._servers,
+            connect_timeout_seconds=self._connect_timeout,
+            timeout_seconds=self._query_timeout,
+            most=MAX_CONNECTIONS,
+        )
         self._replicas = settings.redis_replicas if self._servers is not None else 0
         self._wait = pack_command(("WAIT", self._replicas, max(1, round(settings.redis_replica_seconds * 1000))))
         self._alone_until = 0.0
@@ -105,7 +107,7 @@ class RedisStore:
         """
         opened_here = self._client is None
         if self._client is None:
-            pool = self._pool = self._new_pool()
+            pool = self._pool = self._pools.new()
             self._client = Redis.from_pool(pool)
             self._line, self._lines = Line(pool), Lines(pool, SCRIPT_CONNECTIONS)
         try:
@@ -301,32 +303,7 @@ class RedisStore:
             raise store_error(error, self._address) from error
 
     async def _close(self) -> None:
-        client, self._client, self._line, self._lines = self._client, None, None, None
+        self._client = self._line = self._lines = None
         pool, self._pool = self._pool, None
-        if client is None:
-            return
-        try:
-            await client.aclose()
-            if isinstance(pool, BlockingSentinelPool):
-                await pool.sentinel_manager.aclose()
-        except DRIVER_ERRORS:
-            logger.debug("A connection to Redis did not close in order.", exc_info=True)
-
-    def _new_pool(self) -> BlockingConnectionPool:
-        try:
-            if self._servers is None:
-                pool = BlockingConnectionPool(**self._options)
-            else:
-                pool = sentinel_pool(self._servers, self._options)
-            pool.make_connection()
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"REDIS_URL: {error}. Correct it and start again.") from None
-        return pool
-
-    def _pool_options(self, address: str, settings: Settings) -> dict[str, Any]:
-        try:
-            of_url = parse_url(address) if self._servers is None else driver_options(self._servers)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"REDIS_URL: {error}. Correct it and start again.") from None
-        own = {"max_connections": MAX_CONNECTIONS, "timeout": self._query_timeout}
-        return {**of_url, **connection_options(settings.connect_timeout_seconds), **own}
+        if pool is not None:
+            await close_pool(pool)

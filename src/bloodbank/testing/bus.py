@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -139,16 +139,16 @@ class InMemoryBus:
         It begins when their groups keep what comes for them. Its end waits until all is handled or set aside, also
         what the handlers published; retries wait for as long as their `Retry` says.
 
-        timeout_seconds: longest wait at the end. Raises TimeoutError that names what is left.
+        timeout_seconds: longest wait at the end. Raises TimeoutError that names what is left, and at once what ended a
+        consumer, such as `pytest.fail` in a handler.
         """
         await self.open()
         parts = self._open_parts()
-        groups = {handler.group for consumer in consumers for handler in consumer.handlers}
         async with AsyncExitStack() as stack:
             for consumer in consumers:
                 await stack.enter_async_context(consumer.running(publisher=self.publisher, inbox=parts.inbox))
             yield
-            await self._settled(groups, timeout_seconds)
+            await self._settled(consumers, timeout_seconds)
 
     def assert_published(self, event_type: str, /, **payload_subset: object) -> EventEnvelope[Any]:
         """Assert that an event was published; see `bloodbank.testing.assert_published`."""
@@ -158,13 +158,17 @@ class InMemoryBus:
         """Assert that an event has exactly these direct causes; see `bloodbank.testing.assert_caused_by`."""
         assert_caused_by(self.events, event, *parents)
 
-    async def _settled(self, groups: set[str], timeout_seconds: float) -> None:
+    async def _settled(self, consumers: Sequence[Consumer], timeout_seconds: float) -> None:
         transport = self._open_parts().transport
+        groups = {handler.group for consumer in consumers for handler in consumer.handlers}
         pause_seconds = FIRST_LOOK_SECONDS
         left: dict[str, int] = {}
         try:
             async with asyncio.timeout(timeout_seconds):
                 while left := {name: count for name, count in (await transport.unsettled()).items() if name in groups}:
+                    if any(consumer.has_failed for consumer in consumers):
+                        # What is left stays so; the end of the block says why.
+                        return
                     await asyncio.sleep(pause_seconds)
                     pause_seconds = min(2 * pause_seconds, LONGEST_LOOK_SECONDS)
         except TimeoutError as error:

@@ -111,7 +111,8 @@ def translated(doing: str) -> Generator[None]:
     """
     cancels = _cancels()
     try:
-        yield
+        with _of_a_class():
+            yield
     except asyncio.CancelledError as error:
         if was_cancelled():
             raise
@@ -127,11 +128,26 @@ def translated(doing: str) -> Generator[None]:
         raise TransportUnavailable(f"Cannot {doing}: {explain(error)}.") from error
 
 
+@contextmanager
+def _of_a_class() -> Generator[None]:
+    """Give a class of the driver to what has none.
+
+    It ends what waits for an answer with a bare Exception when a connection or channel is closed without a reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise driver.AMQPConnectionError("closed") from error
+
+
 async def open_channel(connection: Connection, *, confirms: bool = False) -> Channel:
     """Open a channel; with `confirms` the broker confirms what is published on it."""
     if connection.is_closed:
         raise driver.AMQPConnectionError("closed")
-    return cast("Channel", await connection.channel(publisher_confirms=confirms))
+    with _of_a_class():
+        return cast("Channel", await connection.channel(publisher_confirms=confirms))
 
 
 def on_close(resource: Connection | Channel, callback: Callable[[], None]) -> None:
@@ -151,7 +167,8 @@ async def close_channel(channel: Channel) -> None:
     cancels = _cancels()
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
-            await channel.close()
+            with _of_a_class():
+                await channel.close()
     except (asyncio.CancelledError, TimeoutError, *DRIVER_ERRORS) as error:
         if _cancels() > cancels:
             raise asyncio.CancelledError from error
@@ -164,7 +181,8 @@ async def scratch_channel(connection: Connection, *, confirms: bool = False) -> 
     """A channel for a few calls, so that a refusal closes no other channel."""
     channel = await open_channel(connection, confirms=confirms)
     try:
-        yield channel
+        with _of_a_class():
+            yield channel
     finally:
         await close_channel(channel)
 

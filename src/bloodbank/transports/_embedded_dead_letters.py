@@ -10,7 +10,7 @@ import orjson
 from bloodbank._sqlite import moment, now_microseconds
 from bloodbank.errors import InvalidQuery
 from bloodbank.transports._embedded_log import SQL, entry_of, message_of
-from bloodbank.transports.base import DeadLetter, Failure, Message, matches
+from bloodbank.transports.base import DeadLetter, Failure, Message, matches_any
 
 PAGE_LETTERS = 200
 """Most dead letters read at a time."""
@@ -27,6 +27,7 @@ def bury(
     group_name: str,
     attempts: int,
     first_at: int | None,
+    replayed: bool,
 ) -> None:
     """Keep a copy of a message among the dead letters. `first_at`: microseconds since 1970."""
     kept = failure.kept()
@@ -42,6 +43,7 @@ def bury(
             "attempts": attempts,
             "first_at": first_at,
             "dead_at": now_microseconds(),
+            "replayed": replayed,
         },
     )
 
@@ -121,8 +123,8 @@ def _takers(connection: sqlite3.Connection, groups: dict[str, int], message: Mes
     return [
         group_id
         for group_id in groups.values()
-        if any(
-            matches(pattern, message.routing_key) for (pattern,) in connection.execute(SQL["patterns_of"], (group_id,))
+        if matches_any(
+            [pattern for (pattern,) in connection.execute(SQL["patterns_of"], (group_id,))], message.routing_key
         )
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import uuid4
@@ -13,7 +13,7 @@ from bloodbank._sqlite import Database, now_microseconds, translated
 from bloodbank.errors import TransportUnavailable
 from bloodbank.transports._embedded_dead_letters import bury
 from bloodbank.transports._embedded_log import SQL, message_of, start_of
-from bloodbank.transports.base import Failure, GroupState, Message, Start, matches
+from bloodbank.transports.base import Failure, GroupState, Message, Start, matches_any
 
 SCAN_LIMIT = 1000
 """Most entries looked at in one transaction while searching for some that fit a pattern."""
@@ -78,7 +78,7 @@ class Group(Protocol):
         """Hand it out again after a delay."""
         ...
 
-    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure, attempts: int) -> None:
         """Set it aside with what is known of the failure."""
         ...
 
@@ -90,16 +90,17 @@ class Group(Protocol):
 class DurableGroup:
     """One consumer of a group that outlives it; all state is in the file.
 
-    Patterns of one group add up: each of its consumers gets what fits any of them.
-
+    patterns: those of one group add up: each of its consumers gets what fits any of them.
     start: where it begins when it is new.
     lease_seconds: how long others wait for this consumer when it gives no sign of life.
     """
 
-    def __init__(self, database: Database, name: str, pattern: str, *, start: Start, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, name: str, patterns: Sequence[str], *, start: Start, lease_seconds: float
+    ) -> None:
         self._database = database
         self._name = name
-        self._pattern = pattern
+        self._patterns = patterns
         self._start: Start = start
         self._lease = int(lease_seconds * MICROSECONDS)
         self._owner = uuid4().bytes
@@ -117,7 +118,7 @@ class DurableGroup:
             else:
                 group_id = row[0]
                 connection.execute(SQL["touch_group"], {"group_id": group_id, "now": now})
-            connection.execute(SQL["add_pattern"], (group_id, self._pattern))
+            connection.executemany(SQL["add_pattern"], [(group_id, pattern) for pattern in self._patterns])
             return group_id
 
         with translated(self._database.path, TransportUnavailable):
@@ -155,10 +156,10 @@ class DurableGroup:
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
 
-    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure, attempts: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             self._settle(connection, claim)
-            _bury(connection, claim, failure, self._name)
+            _bury(connection, claim, failure, attempts, self._name)
 
         with translated(self._database.path, TransportUnavailable):
             await self._database.write(work)
@@ -226,7 +227,7 @@ class DurableGroup:
 
     def _fits(self, connection: sqlite3.Connection) -> Callable[[str], bool]:
         patterns = [pattern for (pattern,) in connection.execute(SQL["patterns_of"], (self._group_id,)).fetchall()]
-        return lambda routing_key: any(matches(pattern, routing_key) for pattern in patterns)
+        return lambda routing_key: matches_any(patterns, routing_key)
 
     def _cursor(self, connection: sqlite3.Connection) -> int:
         return connection.execute(SQL["cursor_of"], (self._group_id,)).fetchone()[0]
@@ -243,9 +244,9 @@ class DurableGroup:
 class EphemeralGroup:
     """One consumer for itself until it ends: its place in the log is kept in memory."""
 
-    def __init__(self, database: Database, pattern: str, *, start: Start) -> None:
+    def __init__(self, database: Database, patterns: Sequence[str], *, start: Start) -> None:
         self._database = database
-        self._pattern = pattern
+        self._patterns = patterns
         self._start: Start = start
         self._cursor = 0
         self._postponed: dict[int, tuple[int, Claim]] = {}
@@ -282,9 +283,9 @@ class EphemeralGroup:
         again = Claim(claim.position, claim.attempt + 1, claim.message, claim.first_at)
         self._postponed[claim.position] = due_at, again
 
-    async def dead_letter(self, claim: Claim, failure: Failure) -> None:
+    async def dead_letter(self, claim: Claim, failure: Failure, attempts: int) -> None:
         with translated(self._database.path, TransportUnavailable):
-            await self._database.write(lambda connection: _bury(connection, claim, failure, ""))
+            await self._database.write(lambda connection: _bury(connection, claim, failure, attempts, ""))
 
     async def give_back(self, claims: Iterable[Claim]) -> None:
         """The group ends with its consumer."""
@@ -294,7 +295,7 @@ class EphemeralGroup:
         claims: list[Claim] = []
         for position, routing_key in connection.execute(SQL["keys_after"], (cursor, SCAN_LIMIT)).fetchall():
             cursor = position
-            if matches(self._pattern, routing_key):
+            if matches_any(self._patterns, routing_key):
                 row = connection.execute(SQL["message_at"], (position,)).fetchone()
                 claims.append(Claim(position, 1, message_of(row), now_microseconds()))
                 if len(claims) == room:
@@ -308,7 +309,7 @@ def unsettled(connection: sqlite3.Connection) -> dict[str, int]:
     for name, group_id, cursor, held in connection.execute(SQL["held_by_group"]).fetchall():
         patterns = [pattern for (pattern,) in connection.execute(SQL["patterns_of"], (group_id,)).fetchall()]
         coming = connection.execute(SQL["keys_after"], (cursor, ALL))
-        count = held + sum(any(matches(pattern, key) for pattern in patterns) for _, key in coming)
+        count = held + sum(matches_any(patterns, key) for _, key in coming)
         if count:
             counts[name] = count
     return counts
@@ -334,7 +335,7 @@ def states(connection: sqlite3.Connection) -> list[GroupState]:
         patterns = tuple(
             sorted(pattern for (pattern,) in connection.execute(SQL["patterns_of"], (group_id,)).fetchall())
         )
-        fits = sum(count for key, count in coming.items() if any(matches(pattern, key) for pattern in patterns))
+        fits = sum(count for key, count in coming.items() if matches_any(patterns, key))
         found.append(GroupState(name, patterns, held - delivered + fits, delivered, more=cursor < until and not room))
     return sorted(found, key=lambda state: state.name)
 
@@ -348,14 +349,15 @@ def cursor_at(connection: sqlite3.Connection, start: Start) -> int:
     return start_of(connection, None, start)[0]
 
 
-def _bury(connection: sqlite3.Connection, claim: Claim, failure: Failure, group_name: str) -> None:
+def _bury(connection: sqlite3.Connection, claim: Claim, failure: Failure, attempts: int, group_name: str) -> None:
     bury(
         connection,
         claim.message,
         failure,
         group_name=group_name,
-        attempts=claim.attempt,
+        attempts=attempts,
         first_at=claim.first_at,
+        replayed=claim.replayed,
     )
 
 

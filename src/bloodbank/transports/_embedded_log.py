@@ -16,7 +16,7 @@ from bloodbank._sqlite_writer import Work
 from bloodbank.errors import EventConflict, PublishRejected
 from bloodbank.transports.base import LogEntry, Message, Receipt
 
-FORMAT = 2
+FORMAT = 3
 PAGE_ENTRIES = 500
 """Most entries read at a time."""
 PAGE_BYTES = 4_194_304
@@ -29,7 +29,7 @@ MAX_KEY_BYTES = 255
 """Longest routing key: an AMQP short string, so that every event fits every transport."""
 
 SCHEMA = load_script("bloodbank.transports", "embedded_schema.sql")
-UPGRADES = {1: load_script("bloodbank.transports", "embedded_upgrade_1.sql")}
+UPGRADES = {old: load_script("bloodbank.transports", f"embedded_upgrade_{old}.sql") for old in (1, 2)}
 SQL = load_queries("bloodbank.transports", "embedded.sql")
 Entry = tuple[Message, str]
 """A message and its headers as JSON."""

@@ -56,8 +56,11 @@ class Subscription:
         self._fetching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Join the group and begin to fetch. Raises TransportUnavailable."""
+        """Join the group and begin to fetch. Raises TransportUnavailable, and NotOpen when it is closed meanwhile."""
         await self._group.join()
+        if self._closed:
+            # Nobody would end the task, which holds messages back from the group.
+            raise NotOpen("The subscription was closed while it began. Nothing was delivered.")
         self._fetching = asyncio.create_task(self._fetch_forever(), name="bloodbank-subscription")
         self._fetching.add_done_callback(lambda _: self._arrived.set())
 
@@ -196,8 +199,9 @@ class _EmbeddedDelivery:
         await self._subscription.settle(self._claim, self._group.retry(self._claim, delay_seconds))
         self._subscription.announce()
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         if isinstance(failure, str):
             failure = Failure(failure)
         self._subscription.require_unsettled(self._claim)
-        await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, failure))
+        tries = self.attempt if attempts is None else attempts
+        await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, failure, tries))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Self
 
 from aiormq.abc import DeliveredMessage
@@ -36,7 +36,7 @@ from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_received import Received
-from bloodbank.transports.base import Delivery, Failure, Message, Start, compile_pattern, require_start
+from bloodbank.transports.base import Delivery, Failure, Message, Start, require_start
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +66,11 @@ class Subscription:
         log: RabbitLog,
         names: wire.Names,
         limits: Limits,
-        pattern: str,
+        patterns: Sequence[str],
         group: str | None,
         prefetch: int,
         start: Start,
     ) -> None:
-        compile_pattern(pattern)
         require_start(start)
         if not 1 <= prefetch <= PREFETCH_LIMIT:
             raise InvalidQuery(f"prefetch must be between 1 and {PREFETCH_LIMIT}, not {prefetch}.")
@@ -81,7 +80,7 @@ class Subscription:
         self._link = link
         self._outlet = outlet
         self._limits = limits
-        self.pattern = pattern
+        self.patterns = patterns
         self._prefetch = prefetch
         self._start: Start = start
         self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)
@@ -153,14 +152,14 @@ class Subscription:
                 return await wire.declare_retry(await self._link.connection(), self.queue, delay_seconds)
 
     async def _attach(self, connection: Connection) -> None:
-        with translated(f"subscribe to {self.pattern}"):
+        with translated(f"subscribe to {', '.join(self.patterns)}"):
             async with asyncio.timeout(self._limits.connect_timeout_seconds):
                 if self.group is None:
-                    await wire.declare_private(connection, self.names, self.queue, self.pattern)
-                    self._filler.begin(self.pattern, self._start)
+                    await wire.declare_private(connection, self.names, self.queue, self.patterns)
+                    self._filler.begin(self.patterns, self._start)
                 else:
-                    await self._filler.order(connection, self.pattern, self._start)
-                    await wire.declare_group(connection, self.names, self.queue, self.pattern)
+                    await self._filler.order(connection, self.patterns, self._start)
+                    await wire.declare_group(connection, self.names, self.queue, self.patterns)
                     await self._filler.begin_if_ordered(connection)
                 channel = await open_channel(connection)
                 try:
@@ -247,7 +246,7 @@ class RabbitDelivery:
     def first_attempt_at(self) -> datetime | None:
         """When the first try began; None for what came back without having been retried."""
         first_ms = self._first_ms
-        return None if first_ms is None else datetime.fromtimestamp(first_ms / 1000, UTC)
+        return None if first_ms is None else wire.time_from(first_ms)
 
     @property
     def replayed(self) -> bool:
@@ -274,17 +273,18 @@ class RabbitDelivery:
             await self._subscription.send_on(self._received.delivered(self._channel), queue, headers)
         self._remove()
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         """Set it aside among the dead letters. Raises TransportUnavailable (it comes again), NotOpen when settled."""
         if isinstance(failure, str):
             failure = Failure(failure)
         self._begin_to_settle()
         delivered = self._received.delivered(self._channel)
-        headers = self._dead_headers(failure)
+        tries = self.attempt if attempts is None else attempts
+        headers = self._dead_headers(failure, tries)
         if wire.headers_bytes(delivered, headers) > self._channel.max_content_size - HEADER_MARGIN_BYTES:
             # All headers travel in one frame, and those of the message are there already.
             reason, error, consumer = (text[:BRIEF] for text in (failure.reason, failure.error, failure.consumer))
-            headers = self._dead_headers(Failure(reason, error, "", consumer))
+            headers = self._dead_headers(Failure(reason, error, "", consumer), tries)
         async with _ReturnedOnError(self):
             await self._subscription.send_on(delivered, self._subscription.names.dead_letters, headers)
         self._remove()
@@ -294,9 +294,9 @@ class RabbitDelivery:
         if not self._channel.is_closed:
             self._acks.give_back(self._received.tag)
 
-    def _dead_headers(self, failure: Failure) -> dict[str, str | int]:
+    def _dead_headers(self, failure: Failure, attempts: int) -> dict[str, str | int]:
         group = self._subscription.group or ""
-        return dead_headers(failure, group=group, attempts=self.attempt, first_ms=self._first_ms)
+        return dead_headers(failure, group=group, attempts=attempts, first_ms=self._first_ms)
 
     @property
     def _first_ms(self) -> int | None:

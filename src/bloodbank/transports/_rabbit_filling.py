@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
@@ -38,16 +39,16 @@ from bloodbank.transports._rabbit_log import RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_sending import BATCH, send_all
 from bloodbank.transports.base import Start as GroupStart
-from bloodbank.transports.base import matches
+from bloodbank.transports.base import matches_any
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to fill a queue with: what fits a pattern, since a time (None: all)."""
+    """What to fill a queue with: what fits one of the patterns, since a time (None: all)."""
 
-    pattern: str
+    patterns: Sequence[str]
     since: datetime | None
 
 
@@ -69,7 +70,7 @@ class Filler:
         self._is_filled = False
         self._is_done = False
 
-    async def order(self, connection: Connection, pattern: str, start: GroupStart) -> None:
+    async def order(self, connection: Connection, patterns: Sequence[str], start: GroupStart) -> None:
         """Order the filling of a group's queue unless that is there already. To be called before it is declared."""
         if start == "now" or await wire.exists(connection, self._queue):
             return
@@ -79,10 +80,10 @@ class Filler:
             # Another one ordered it meanwhile, and it is done.
             await wire.delete(connection, wire.filling_of(self._queue))
             return
-        headers: dict[str, str | int] = {wire.PATTERN_HEADER: pattern}
+        headers: dict[str, Any] = {wire.PATTERN_HEADER: list(patterns)}
         if isinstance(start, datetime):
             headers[wire.START_HEADER] = wire.milliseconds_of(start)
-        properties = Basic.Properties(delivery_mode=2, message_id=uuid4().hex, headers=dict(headers))
+        properties = Basic.Properties(delivery_mode=2, message_id=uuid4().hex, headers=headers)
         order = outgoing_with(properties, b"", exchange="", routing_key=wire.filling_of(self._queue))
         await self._send([order])
 
@@ -91,12 +92,12 @@ class Filler:
         if not self._is_running and await wire.exists(connection, wire.filling_of(self._queue)):
             self._begin(self._fill_as_ordered)
 
-    def begin(self, pattern: str, start: GroupStart) -> None:
+    def begin(self, patterns: Sequence[str], start: GroupStart) -> None:
         """Fill a queue that nobody else has, once."""
         if start == "now" or self._is_done or self._is_running:
             return
         since = start if isinstance(start, datetime) else None
-        self._begin(lambda: self._fill_alone(Order(pattern, since)))
+        self._begin(lambda: self._fill_alone(Order(patterns, since)))
 
     async def close(self) -> None:
         """Stop; what is not done is left to others. What is filled is said to be, so that nobody does it again."""
@@ -173,7 +174,7 @@ class Filler:
         count = 0
         async with aclosing(self._log.read_as_delivered(start)) as entries:
             async for entry in entries:
-                if _fits(entry, order.pattern, since_ms):
+                if _fits(entry, order.patterns, since_ms):
                     headers = {wire.ROUTING_KEY_HEADER: wire.routing_key_of(entry)}
                     properties = wire.properties_again(entry, headers, afresh=True)
                     batch.append(outgoing_with(properties, entry.body, exchange="", routing_key=self._queue))
@@ -191,8 +192,8 @@ class Filler:
         await send_all(self._outlet, several, doing, timeout_seconds=self._timeout_seconds)
 
 
-def _fits(entry: DeliveredMessage, pattern: str, since_ms: int | None) -> bool:
-    if not matches(pattern, wire.routing_key_of(entry)):
+def _fits(entry: DeliveredMessage, patterns: Sequence[str], since_ms: int | None) -> bool:
+    if not matches_any(patterns, wire.routing_key_of(entry)):
         return False
     if since_ms is None:
         return True
@@ -201,9 +202,11 @@ def _fits(entry: DeliveredMessage, pattern: str, since_ms: int | None) -> bool:
 
 
 def _order_of(delivered: DeliveredMessage) -> Order:
-    pattern = wire.header_of(delivered, wire.PATTERN_HEADER)
+    said = wire.header_of(delivered, wire.PATTERN_HEADER)
+    # One that an earlier version ordered is a text.
+    patterns = cast("list[str]", said) if isinstance(said, list) else [said if isinstance(said, str) else "#"]
     since_ms = wire.header_of(delivered, wire.START_HEADER)
     since = None
     if isinstance(since_ms, int):
         since = datetime.fromtimestamp(0, UTC) + since_ms * wire.MILLISECOND
-    return Order(pattern if isinstance(pattern, str) else "#", since)
+    return Order(patterns, since)

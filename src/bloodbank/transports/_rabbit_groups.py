@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from uuid import uuid4
 
@@ -63,9 +63,9 @@ class Groups:
         self._own: set[tuple[str, str]] = set()
         self._announcing: asyncio.Task[None] | None = None
 
-    def announce(self, group: str, pattern: str) -> None:
+    def announce(self, group: str, patterns: Iterable[str]) -> None:
         """Make a group known, in the background, and again whenever the broker is found."""
-        self._own.add((group, pattern))
+        self._own.update((group, pattern) for pattern in patterns)
         self.look_again()
 
     def look_again(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from pamqp.commands import Basic
+from pamqp.exceptions import PAMQPException
 from pamqp.frame import unmarshal
 from pamqp.header import ContentHeader
 
@@ -75,7 +76,7 @@ class Received:
         """Read what makes a message."""
         try:
             return _properties(self._header)
-        except (_Uncommon, UnicodeDecodeError):
+        except _Uncommon:
             theirs = _content_header(self._header).properties
             return Properties(theirs.message_id, theirs.correlation_id, theirs.app_id, theirs.headers or {})
 
@@ -193,7 +194,7 @@ def _table(data: bytes, at: int, end: int) -> dict[str, Any]:
         if kind == _TEXT:
             (size,) = _U32.unpack_from(data, at)
             at += 4
-            found[name] = data[at : at + size].decode()
+            found[name] = _text(data[at : at + size])
             at += size
         elif kind == _LONG:
             (found[name],) = _I64.unpack_from(data, at)
@@ -209,11 +210,20 @@ def _table(data: bytes, at: int, end: int) -> dict[str, Any]:
 def _short(data: bytes, at: int) -> tuple[str, int]:
     begin = at + 1
     end = begin + data[at]
-    return data[begin:end].decode(), end
+    return _text(data[begin:end]), end
+
+
+def _text(data: bytes) -> str:
+    """Read a text. RabbitMQ passes any bytes on, and one message must not keep those behind it."""
+    return data.decode(errors="replace")
 
 
 def _content_header(frame: bytes) -> ContentHeader:
-    _, _, header = unmarshal(frame)
+    """Read all properties; without any where the library cannot read one of them, such as a text that is none."""
+    try:
+        _, _, header = unmarshal(frame)
+    except (PAMQPException, ValueError):
+        return ContentHeader(properties=Basic.Properties())
     if not isinstance(header, ContentHeader):
         raise TypeError(f"{header!r} is no content header")
     return header

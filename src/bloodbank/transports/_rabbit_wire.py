@@ -20,8 +20,7 @@ version look different.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
@@ -37,7 +36,7 @@ from bloodbank import ids
 from bloodbank.errors import InvalidQuery, TransportUnavailable
 from bloodbank.transports._amqp import scratch_channel
 from bloodbank.transports._rabbit_frames import PUBLISHED_HEADER, Outgoing, cut, outgoing_with
-from bloodbank.transports.base import Message
+from bloodbank.transports.base import Message, require_group
 
 EXCHANGE_SUFFIX = ".events.v1"
 ATTEMPTS_HEADER = "bloodbank-attempts"
@@ -72,8 +71,8 @@ MILLISECOND = timedelta(milliseconds=1)
 MOST_RETURNS = 2**31 - 1
 """How often an order may come back; RabbitMQ 4 gives a message up after 20 times unless told otherwise."""
 
-_GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_RESERVED_GROUPS = ("log", "dead", "deadletters", "groups", "replays")
+MOST_NAME = 200
+"""Longest name of a group's queue, so that those of its retries fit into the 255 bytes that AMQP allows."""
 _FILLING = ".filling"
 
 
@@ -111,17 +110,20 @@ class Names:
     def group(self, group: str) -> str:
         """Return the queue of a group. Raises InvalidQuery for a name that cannot be one."""
         name = f"{self._base}.{group}"
-        if not self.is_group(group):
+        require_group(group)
+        if len(name) > MOST_NAME:
             raise InvalidQuery(
-                f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
-                f"{', '.join(_RESERVED_GROUPS)} and what ends with {_FILLING} are taken."
+                f"The group {group[:80]!r} has too long a name; its queue may have {MOST_NAME} characters."
             )
         return name
 
     def is_group(self, group: str) -> bool:
         """Say whether this can be the name of a group."""
-        is_taken = group in _RESERVED_GROUPS or group.endswith(_FILLING)
-        return not is_taken and _GROUP.fullmatch(group) is not None and len(f"{self._base}.{group}") <= 200
+        try:
+            self.group(group)
+        except InvalidQuery:
+            return False
+        return True
 
     def group_of(self, queue: str) -> str:
         """Return the group that a queue belongs to; the other way round of `group`."""
@@ -151,22 +153,22 @@ async def declare_topology(connection: Connection, names: Names, *, retention_da
         await channel.queue_bind(names.log, names.exchange, "#")
 
 
-async def declare_group(connection: Connection, names: Names, queue: str, pattern: str) -> None:
+async def declare_group(connection: Connection, names: Names, queue: str, patterns: Sequence[str]) -> None:
     """Declare the queue of a group and bind it. Patterns of one group add up."""
     await declare_queue(connection, names.dead, {"x-queue-type": "quorum"})
     await declare_queue(connection, queue, {"x-queue-type": "quorum"} | _hand_over_to(names.dead))
-    await _bind(connection, queue, names.exchange, pattern)
-    await _bind(connection, queue, names.replays, pattern)
+    await _bind(connection, queue, names.exchange, patterns)
+    await _bind(connection, queue, names.replays, patterns)
 
 
-async def declare_private(connection: Connection, names: Names, queue: str, pattern: str) -> None:
+async def declare_private(connection: Connection, names: Names, queue: str, patterns: Sequence[str]) -> None:
     """Declare the queue of a subscription without a group.
 
     It outlives a lost connection for a while, and in a cluster the node that it was declared at, so that the
     subscription misses nothing.
     """
     await declare_queue(connection, queue, {"x-queue-type": "quorum", "x-expires": IDLE_PRIVATE_QUEUE_MS})
-    await _bind(connection, queue, names.exchange, pattern)
+    await _bind(connection, queue, names.exchange, patterns)
 
 
 async def declare_retry(connection: Connection, queue: str, delay_seconds: float) -> str:
@@ -228,9 +230,10 @@ async def declare_queue(connection: Connection, name: str, arguments: Mapping[st
                 await second.queue_declare(name, passive=True)
 
 
-async def _bind(connection: Connection, queue: str, exchange: str, pattern: str) -> None:
+async def _bind(connection: Connection, queue: str, exchange: str, patterns: Sequence[str]) -> None:
     async with scratch_channel(connection) as channel:
-        await channel.queue_bind(queue, exchange, pattern)
+        for pattern in patterns:
+            await channel.queue_bind(queue, exchange, pattern)
 
 
 def _hand_over_to(queue: str) -> dict[str, Any]:
@@ -259,10 +262,11 @@ def properties_again(
 ) -> Basic.Properties:
     """Return the properties of a delivery that is sent on, with further headers.
 
-    afresh: without what was noted of earlier tries.
+    afresh: without what was noted of earlier tries. A replay stays one.
     """
     old = delivered.header.properties
-    own = {name: value for name, value in _own_headers(old).items() if not (afresh and name in _SENT_ON)}
+    noted = _SENT_ON - {REPLAYED_HEADER} if afresh else ()
+    own = {name: value for name, value in _own_headers(old).items() if name not in noted}
     return Basic.Properties(
         content_type=old.content_type,
         content_encoding=old.content_encoding,
@@ -377,8 +381,11 @@ def header_of(delivered: DeliveredMessage, name: str) -> object:
 def time_of(delivered: DeliveredMessage, name: str) -> datetime | None:
     """Return the time that a header holds in milliseconds since 1970; None when there is none."""
     milliseconds = header_of(delivered, name)
-    if not isinstance(milliseconds, int):
-        return None
+    return time_from(milliseconds) if isinstance(milliseconds, int) else None
+
+
+def time_from(milliseconds: int) -> datetime | None:
+    """Return the time that milliseconds since 1970 mean; None where it is none."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):

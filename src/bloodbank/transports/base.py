@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -192,8 +192,10 @@ class Delivery(Protocol):
         """Deliver it again after a delay, without holding up others."""
         ...
 
-    async def dead_letter(self, failure: Failure | str) -> None:
+    async def dead_letter(self, failure: Failure | str, *, attempts: int | None = None) -> None:
         """Set it aside with what is known of the failure, or with a reason alone.
+
+        attempts: how many tries there were, where that is not `attempt`.
 
         It is kept among the dead letters, for as long as the log keeps an entry, and not delivered to this group
         again. It is there before the delivery is gone: a crash in between sets it aside twice, and loses nothing.
@@ -239,11 +241,12 @@ class Transport(Protocol):
         ...
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
-        """Deliver the messages whose routing key fits a pattern.
+        """Deliver the messages whose routing key fits a pattern, or one of several.
 
-        pattern: words joined by dots; `*` stands for one word, `#` for any number of words.
+        pattern: words joined by dots; `*` stands for one word, `#` for any number of words. Patterns of one group add
+            up. A new group that begins in the past gets of it what fits those that the first subscription gives.
         group: consumers of one group share its messages; the group outlives them and keeps what comes
             meanwhile. None: a group of one's own that ends with the subscription.
         prefetch: most unsettled deliveries at a time.
@@ -306,10 +309,10 @@ class Transport(Protocol):
     async def redeliver(self, numbers: Sequence[int]) -> int:
         """Put dead letters back to their group alone; return how many.
 
-        Same id, body and parents; their attempts begin at 1. Each is in its group before it leaves the dead letters:
-        a crash in between delivers it twice. Numbers that are not there, and those of a subscription without a group,
-        are passed over. Raises InvalidQuery when a group does not exist any more (nothing was put back), and
-        TransportUnavailable (some may be back).
+        Same id, body and parents; their attempts begin at 1, and a replay is one again. Each is in its group before it
+        leaves the dead letters: a crash in between delivers it twice. Numbers that are not there, and those of a
+        subscription without a group, are passed over. Raises InvalidQuery when a group does not exist any more
+        (nothing was put back), and TransportUnavailable (some may be back).
         """
         ...
 
@@ -341,6 +344,33 @@ def _as_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def require_group(group: str) -> None:
+    """Raise InvalidQuery for what cannot be the name of a group on every transport."""
+    is_taken = group in _RESERVED_GROUPS or _QUEUE_OF_A_GROUP.fullmatch(group) is not None
+    if is_taken or not _GROUP.fullmatch(group):
+        raise InvalidQuery(
+            f"{group[:80]!r} cannot be the name of a group. Use letters, digits, '-', '_' and single dots; "
+            f"{', '.join(_RESERVED_GROUPS)} and what ends with .filling or .retry.NUMBER are taken."
+        )
+
+
+def require_patterns(pattern: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of a subscription, at least one. Raises InvalidQuery."""
+    patterns = (pattern,) if isinstance(pattern, str) else tuple(dict.fromkeys(pattern))
+    if not patterns:
+        raise InvalidQuery("A subscription needs a routing pattern, such as 'llm.*'.")
+    for each in patterns:
+        compile_pattern(each)
+    return patterns
+
+
+_GROUP = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_RESERVED_GROUPS = ("log", "dead", "deadletters", "groups", "replays")
+_QUEUE_OF_A_GROUP = re.compile(r".*(\.filling|\.retry\.[0-9]+)")
+"""What a group with a shorter name has beside its own queue, on RabbitMQ."""
+_TYPE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.*#")
+
+
 @lru_cache(maxsize=1024)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Return the regular expression of a routing pattern (AMQP 0-9-1 specification, section 3.1.3.3).
@@ -369,6 +399,27 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(first + found + any_words + last)
 
 
+def compile_type_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of event types, which unlike other routing keys have few characters.
+
+    Raises InvalidQuery also for a pattern that no type can fit.
+    """
+    if strange := set(pattern) - _TYPE_CHARACTERS:
+        raise InvalidQuery(
+            f"No event type has {min(strange)!r} in it. Types are words of a-z, 0-9, _ and - joined by dots; in a "
+            "pattern * stands for one word and # for any number."
+        )
+    for word in pattern.split("."):
+        if len(word) > 1 and {"*", "#"} & set(word):
+            raise InvalidQuery(f"{word!r} is no word of a pattern: * and # stand for whole words, as in 'llm.*'.")
+    return compile_pattern(pattern)
+
+
 def matches(pattern: str, routing_key: str) -> bool:
     """Say whether a routing key fits a pattern."""
     return compile_pattern(pattern).fullmatch("." + routing_key) is not None
+
+
+def matches_any(patterns: Iterable[str], routing_key: str) -> bool:
+    """Say whether a routing key fits one of the patterns."""
+    return any(matches(pattern, routing_key) for pattern in patterns)

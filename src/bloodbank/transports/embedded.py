@@ -36,7 +36,7 @@ from bloodbank.transports.base import (
     Message,
     Receipt,
     Start,
-    compile_pattern,
+    require_patterns,
     require_start,
 )
 
@@ -175,22 +175,22 @@ class EmbeddedTransport:
 
     @asynccontextmanager
     async def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: Start = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: Start = "now"
     ) -> AsyncGenerator[AsyncIterator[Delivery]]:
         """Deliver the messages whose routing key fits a pattern; in order also where a group begins in the past.
 
-        Patterns of one group add up. Raises InvalidQuery, TransportUnavailable; the iterator raises NotOpen when
+        Raises InvalidQuery, TransportUnavailable; the iterator raises NotOpen when
         the transport closes under it.
         """
         self._require_open()
-        compile_pattern(pattern)
+        patterns = require_patterns(pattern)
         require_start(start)
         if prefetch < 1:
             raise InvalidQuery(f"prefetch is {prefetch}; at least one message must be on its way.")
         source = (
-            EphemeralGroup(self._database, pattern, start=start)
+            EphemeralGroup(self._database, patterns, start=start)
             if group is None
-            else DurableGroup(self._database, group, pattern, start=start, lease_seconds=self._lease_seconds)
+            else DurableGroup(self._database, group, patterns, start=start, lease_seconds=self._lease_seconds)
         )
         with self._bell.listening() as wake:
             subscription = Subscription(

@@ -130,11 +130,11 @@ WHERE group_id = :group_id AND owner = :owner
 -- name: bury
 INSERT INTO dead_letter (
     group_name, reason, error, traceback, consumer, attempts, first_at, dead_at,
-    event_id, routing_key, digest, correlation_id, app_id, headers, body
+    event_id, routing_key, digest, correlation_id, app_id, headers, body, replayed
 )
 VALUES (
     :group_name, :reason, :error, :traceback, :consumer, :attempts, :first_at, :dead_at,
-    :event_id, :routing_key, :digest, :correlation_id, :app_id, :headers, :body
+    :event_id, :routing_key, :digest, :correlation_id, :app_id, :headers, :body, :replayed
 )
 
 -- name: dead_letters_after
@@ -160,7 +160,7 @@ ORDER BY number
 
 -- name: resend_dead_letter
 INSERT INTO resent (replayed, event_id, routing_key, digest, correlation_id, app_id, headers, body)
-SELECT 0, event_id, routing_key, digest, correlation_id, app_id, headers, body FROM dead_letter WHERE number = ?
+SELECT replayed, event_id, routing_key, digest, correlation_id, app_id, headers, body FROM dead_letter WHERE number = ?
 
 -- name: resend
 INSERT INTO resent (replayed, event_id, routing_key, digest, correlation_id, app_id, headers, body)

@@ -1,4 +1,4 @@
--- The embedded log, format 2. Times are microseconds since 1970, UTC; ids are 16 bytes.
+-- The embedded log, format 3. Times are microseconds since 1970, UTC; ids are 16 bytes.
 
 -- What was published, for as long as the log keeps it. AUTOINCREMENT: a position is never used again, also when
 -- the entries behind it are gone. The body stands last, so that reading the columns before it does not touch it.
@@ -63,7 +63,8 @@ CREATE TABLE resent (
 INSERT INTO sqlite_sequence (name, seq) VALUES ('resent', 4611686018427387903);
 
 -- What consumers set aside, with what they told of it: a copy, kept for as long again as the log keeps entries.
--- Without a group its name is empty. AUTOINCREMENT: a number is never used again.
+-- Without a group its name is empty. `replayed`: what was set aside was a replay, and is one when it is given back.
+-- AUTOINCREMENT: a number is never used again.
 CREATE TABLE dead_letter (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     group_name TEXT NOT NULL,
@@ -80,7 +81,8 @@ CREATE TABLE dead_letter (
     correlation_id BLOB,
     app_id TEXT,
     headers BLOB NOT NULL,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    replayed INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX dead_letter_dead_at ON dead_letter (dead_at);

@@ -31,7 +31,16 @@ from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import CLOCK_SKEW, RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
 from bloodbank.transports._rabbit_sending import BATCH, send_all
-from bloodbank.transports.base import DeadLetter, Delivery, Features, GroupState, LogEntry, Message, Receipt
+from bloodbank.transports.base import (
+    DeadLetter,
+    Delivery,
+    Features,
+    GroupState,
+    LogEntry,
+    Message,
+    Receipt,
+    require_patterns,
+)
 from bloodbank.transports.base import Start as BusStart
 
 PUBLISHING_HEARTBEAT_SECONDS = 4
@@ -138,15 +147,18 @@ class RabbitTransport:
         return [error or Receipt(message.event_id) for message, error in zip(messages, outcomes, strict=True)]
 
     def subscribe(
-        self, pattern: str, *, group: str | None, prefetch: int, start: BusStart = "now"
+        self, pattern: str | Sequence[str], *, group: str | None, prefetch: int, start: BusStart = "now"
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
-        """Deliver what fits a pattern; see `Transport.subscribe`. Patterns of one group add up.
+        """Deliver what fits a pattern; see `Transport.subscribe`.
 
         Raises InvalidQuery for a pattern, group, prefetch or start that cannot be.
         """
+        patterns = require_patterns(pattern)
         limits = Limits(self._settings.connect_timeout_seconds, self._settings.publish_timeout_seconds)
         return self._subscribed(
-            Subscription(self._consuming, self._outlet, self._log, self._names, limits, pattern, group, prefetch, start)
+            Subscription(
+                self._consuming, self._outlet, self._log, self._names, limits, patterns, group, prefetch, start
+            )
         )
 
     async def read_log(
@@ -256,7 +268,7 @@ class RabbitTransport:
         try:
             await subscription.open()
             if subscription.group is not None:
-                self._groups.announce(subscription.group, subscription.pattern)
+                self._groups.announce(subscription.group, subscription.patterns)
             yield subscription
         finally:
             await subscription.close()
