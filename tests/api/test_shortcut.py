@@ -194,7 +194,7 @@ def _routes(client: httpx.AsyncClient) -> list[APIRoute]:
     return routes
 
 
-def test_the_routes_taken_need_nothing_that_only_fastapi_does(client: httpx.AsyncClient) -> None:
+async def test_the_routes_taken_need_nothing_that_only_fastapi_does(client: httpx.AsyncClient) -> None:
     for route in _routes(client):
         needs = route.dependant
         words = {each.name for each in needs.path_params}
