@@ -35,7 +35,7 @@ from bloodbank.transports._rabbit_frames import outgoing_with
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
-from bloodbank.transports._rabbit_received import Received
+from bloodbank.transports._rabbit_received import Received, never
 from bloodbank.transports.base import Delivery, Failure, Message, Start, patterns_of, require_start
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class Subscription:
         await channel.basic_qos(prefetch_count=self._prefetch)
         # Before the first delivery can come in.
         socket.receive(number, arrived)
-        await channel.basic_consume(self.queue, _never)
+        await channel.basic_consume(self.queue, never)
         return arrived, Acks(socket, number)
 
     async def _attach_again(self) -> None:
@@ -208,11 +208,6 @@ class _Arrivals(asyncio.Queue[Received | None]):
     def arrived(self, received: Received) -> None:
         """Keep a delivery; see `Receiver`."""
         self.put_nowait(received)
-
-
-async def _never(delivered: DeliveredMessage) -> None:
-    """Stand where the driver wants to be told of deliveries, which do not reach it."""
-    logger.error("The driver got delivery %s, which was not meant for it; it comes again.", delivered.delivery_tag)
 
 
 class RabbitDelivery:
