@@ -245,6 +245,8 @@ class GroupAtWork:
                 await self._handle(lane.popleft())
         finally:
             del self._lanes[handler, key]
+            for taken in lane:
+                taken.delivery.leave_untried()
 
     async def _handle(self, taken: _Taken) -> None:
         delivery, handler, event = taken
@@ -254,7 +256,11 @@ class GroupAtWork:
         event_id = event.event_id
         while (other := self._under_way.get(event_id)) is not None:
             # A second copy: the first decides whether it has to be handled.
-            await asyncio.wait([other])
+            try:
+                await asyncio.wait([other])
+            except asyncio.CancelledError:
+                delivery.leave_untried()
+                raise
         ended = self._under_way[event_id] = asyncio.get_running_loop().create_future()
         try:
             if not delivery.replayed and await self._around.inbox.has_seen(self._group, event_id):
@@ -278,6 +284,8 @@ class GroupAtWork:
             await turn.acquire()
             if self._stopping.is_set():
                 turn.release()
+                if number == delivery.attempt:
+                    delivery.leave_untried()
                 return
             # A thread that goes on when its time is over keeps its turn, or what comes next would find none.
             error = await handler.run(self._attempt(taken, number), self._around.threads, ended=turn.release)

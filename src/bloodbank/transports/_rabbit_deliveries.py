@@ -284,6 +284,9 @@ class RabbitDelivery:
             await self._subscription.send_on(delivered, self._subscription.names.dead_letters, headers)
         self._remove()
 
+    def leave_untried(self) -> None:
+        """Nothing: the broker counts whatever comes back, and it does when the channel is closed."""
+
     def give_back(self) -> None:
         """Let the broker deliver it again now; without a connection it does so anyway."""
         if not self._channel.is_closed:
