@@ -179,6 +179,29 @@ async def test_what_was_retried_keeps_what_can_be_read(rabbit_server: RabbitServ
         assert dict(second.message.headers) == {"kept": "x"}
 
 
+@pytest.mark.rabbit
+async def test_what_rabbitmq_gave_up_is_listed_and_put_back(
+    rabbit_server: RabbitServer, exchange: str, torn: dict[str, Any]
+) -> None:
+    queue = exchange.removesuffix(".events.v1") + ".dead"
+    of_the_group = {wire.GROUP_HEADER: "shop", wire.DEAD_HEADER: 1_767_312_000_123}
+    bodies = [b"before", b"between", b"after"]
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        async with transport.subscribe("#", group="shop", prefetch=1):
+            await asyncio.sleep(0)
+        async with plain_client(rabbit_server.url) as client:
+            for body, properties in zip(bodies, [{}, torn, {}], strict=True):
+                headers = properties.get("headers", {}) | of_the_group
+                others = {name: properties[name] for name in properties if name != "routing_key"}
+                await publish_of_bytes(client, body, "", queue, **(others | {"headers": headers}))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            letters = [letter async for letter in transport.dead_letters(group="shop")]
+        assert [letter.message.body for letter in letters] == bodies
+        assert await transport.redeliver([letter.number for letter in letters]) == 3
+        async with transport.subscribe("#", group="shop", prefetch=1) as deliveries:
+            assert await bodies_of(deliveries, 3) == bodies
+
+
 def header_of_bytes(flags: int, *parts: bytes) -> bytes:
     payload = struct.pack(">HHQH", 60, 0, 0, flags) + b"".join(parts)
     return struct.pack(">BHI", 2, 7, len(payload)) + payload + b"\xce"

@@ -8,6 +8,7 @@ Sources: AMQP 0-9-1 specification, sections 4.2.5.5 (field tables), 4.2.6.1 (con
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
 from collections.abc import Mapping
@@ -132,6 +133,14 @@ class Received:
             routing_key=self.routing_key,
         )
         return DeliveredMessage(delivery=deliver, header=_content_header(self._header), body=self.body, channel=channel)
+
+
+class Arrivals(asyncio.Queue[Received | None]):
+    """What came in and was not handed out. None: the channel or the consumer has ended."""
+
+    def arrived(self, received: Received) -> None:
+        """Keep a delivery; see `Receiver`."""
+        self.put_nowait(received)
 
 
 async def never(delivered: DeliveredMessage) -> None:

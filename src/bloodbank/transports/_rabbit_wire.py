@@ -204,6 +204,16 @@ async def exists(connection: Connection, queue: str) -> bool:
     return True
 
 
+async def waiting_in(connection: Connection, queue: str) -> int:
+    """Return how many messages a quorum queue would deliver now; 0 also where there is none of this name."""
+    async with scratch_channel(connection) as channel:
+        try:
+            found = await channel.queue_declare(queue, passive=True)
+        except ChannelNotFoundEntity:
+            return 0
+    return found.message_count or 0
+
+
 async def delete(connection: Connection, queue: str) -> None:
     """Delete a queue, with what is in it."""
     async with scratch_channel(connection) as channel:
