@@ -179,7 +179,7 @@ async def test_every_part_of_the_event_page_is_reached_with_the_tab_key(busy_ser
 async def test_the_state_page_gives_a_dead_letter_back(busy_server: ApiServer, focus: str) -> None:
     async with view(busy_server, focus, "state", "light") as page:
         (letter,) = (await asked(busy_server.url, "/dlq"))["items"]
-        await page.get_by_role("button", name="Give it back").click()
+        await page.get_by_role("button", name="Retry", exact=True).click()
         with anyio.fail_after(20):
             while (await asked(busy_server.url, "/dlq"))["items"] == [letter]:
                 await anyio.sleep(0.05)

@@ -325,7 +325,7 @@ export class Stage implements CanvasHandle {
   }
 }
 
-const HINT = "Point at an event to see its path; click to open it.";
+const HINT = "Point at an event to see its path; click it to open it. By keyboard: Tab into the graph, then arrow keys and Enter.";
 
 function boxIdAt(target: EventTarget | null): string | null {
   const element = target instanceof Element ? target.closest<SVGElement>("[data-id]") : null;
