@@ -36,6 +36,7 @@ def test_without_keys_it_listens_on_loopback_only_and_says_so(server: ApiServer)
     log = server.log.read_text()
     assert "listening on loopback only" in log
     assert f"listens on 127.0.0.1 port {server.port}" in log
+    assert f"http://127.0.0.1:{server.port}/\n" in log, "the explorer's address"
     # Another address of this machine, which is answered where all addresses are listened on.
     with socket.socket() as other:
         other.settimeout(2)

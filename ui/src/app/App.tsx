@@ -107,7 +107,7 @@ function Search(): JSX.Element {
         type="search"
         aria-label="Find an event by id or text"
         aria-keyshortcuts="Control+K Meta+K"
-        placeholder="Find by id or text   Ctrl K"
+        placeholder="Find id or text   Ctrl K"
         autocomplete="off"
         spellcheck={false}
       />

@@ -169,7 +169,7 @@ export class Stage implements CanvasHandle {
       for (const text of svg.querySelectorAll(texts)) text.setAttribute(by, String(at(Number(text.getAttribute(`data-${by}`)))));
     };
     move("[data-ticks] text", "x", (place) => x + k * place);
-    move("[data-names] text", "y", (place) => y + k * place + Math.min(18, k * LANE_TOP - 5));
+    move("[data-names] text", "y", (place) => y + k * place + Math.min(18, k * LANE_TOP - 3));
     if (this.frame === 0) {
       this.frame = requestAnimationFrame(() => {
         this.frame = 0;

@@ -30,6 +30,8 @@ const MARGIN = 28;
 const LANES_MARGIN = 12;
 /** A drawing that fits at this zoom is shown whole at first. */
 const READABLE = 0.72;
+/** As is one with lanes, of which the lower ones are the end of the story. */
+const READABLE_LANES = 0.65;
 const LEAST_FIRST = 0.45;
 const MOST_FIRST = 0.9;
 /** Share of the room that may stay blank at an end of the drawing. */
@@ -44,7 +46,7 @@ export function fit(drawing: Drawing, size: Size): View {
 
 /** Tell whether all of a drawing can be read at once. */
 export function fits(drawing: Drawing, size: Size): boolean {
-  return fit(drawing, size).k >= READABLE;
+  return fit(drawing, size).k >= (drawing.lanes.length > 0 ? READABLE_LANES : READABLE);
 }
 
 /** Show a box in the middle. */

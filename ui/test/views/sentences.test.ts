@@ -108,8 +108,8 @@ test("what was found, in a sentence that does not promise too much", () => {
   expect(foundSentence(0, null, false, true)).toBe("Looking…");
   expect(foundSentence(0, 120, false, false)).toBe("Nothing found among 120 events.");
   expect(foundSentence(0, null, false, false, true)).toBe("There is no event yet.");
-  expect(foundSentence(50, null, true, false, true)).toBe("The newest 50 events; there are older ones.");
-  expect(foundSentence(2, null, false, false, true)).toBe("The newest 2 events. There are no others.");
+  expect(foundSentence(50, null, true, false, true)).toBe("50 events, newest first; there are older ones.");
+  expect(foundSentence(2, null, false, false, true)).toBe("2 events, newest first.");
   expect(foundSentence(0, 10_000, true, false)).toBe("Nothing yet among the newest 10,000 events. There are older ones.");
   expect(foundSentence(3, 10_000, true, false)).toBe("3 found among 10,000 events, newest first; there are older ones to look at.");
 });

@@ -149,6 +149,6 @@ export function foundSentence(found: number, searched: number | null, hasMore: b
   if (found === 0) {
     return hasMore ? `Nothing yet${among === "" ? "" : among.replace(" among", " among the newest")}. There are older ones.` : `Nothing found${among}.`;
   }
-  if (everything) return `The newest ${many(found, "event")}${hasMore ? "; there are older ones" : ". There are no others"}.`;
+  if (everything) return `${many(found, "event")}, newest first${hasMore ? "; there are older ones" : ""}.`;
   return `${count(found)} found${among}, newest first${hasMore ? "; there are older ones to look at" : ""}.`;
 }
