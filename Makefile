@@ -11,10 +11,10 @@ BENCHMARKS := $(VENV)/.installed-bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve ui explorer test unit chaos bench check format lock clean servers
+.PHONY: help demo serve ui explorer test unit screenshots chaos bench check format lock clean servers
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) explorer ## play a day of events through the real API, ask it why, and on a terminal keep it to look at
 	@$(BIN)/bb demo
@@ -35,6 +35,9 @@ test: $(DEVELOPMENT) servers ui ## run every test, with coverage
 
 unit: $(DEVELOPMENT) ## run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
+
+screenshots: $(DEVELOPMENT) servers ui ## take the pictures in docs/images anew, as the tests see the explorer
+	@BLOODBANK_TEST_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser/test_views.py -k picture -p no:randomly
 
 SEEDS ?= 1 2 3
 chaos: $(DEVELOPMENT) servers ## kill, freeze and cut off everything under load, and count what is there; about 6 minutes

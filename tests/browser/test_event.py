@@ -69,6 +69,19 @@ async def test_arrow_keys_walk_to_causes_and_effects_and_enter_opens(server: Api
         await expect(page).to_have_url(re.compile(f"/e/{sibling}"))
 
 
+async def test_all_generations_may_be_drawn_and_stand_in_the_address(server: ApiServer) -> None:
+    chain = [made("step.a")]
+    for _ in range(7):
+        chain.append(made("step.b", chain[-1]["event_id"]))
+    ids = await published(server.url, *chain)
+    async with explorer(server.url, f"/e/{ids[0]}") as page:
+        await until_drawn(page, 3)
+        await page.get_by_role("toolbar", name="Graph").get_by_label("Effects").select_option(label="all")
+        await until_drawn(page, len(ids))
+        await page.reload()
+        await until_drawn(page, len(ids))
+
+
 async def test_a_link_opens_the_same_view_again(server: ApiServer) -> None:
     focus = await played(server.url)
     async with explorer(server.url, f"/e/{focus}") as page:

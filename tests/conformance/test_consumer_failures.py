@@ -524,3 +524,41 @@ async def test_a_failure_is_told_before_its_event_is_set_aside(transport: Transp
             await eventually_dead(publisher, "shop")
         assert len(await events_of(publisher, "shop.order.failed")) == 1
     assert publisher.dead == [0, 0]
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
+async def test_what_was_not_begun_at_an_orderly_end_is_no_attempt_where_the_bus_can_tell(
+    publisher: Publisher, ordered: bool
+) -> None:
+    begun: list[tuple[int, int]] = []
+
+    def a_consumer(may_end: asyncio.Event) -> Consumer:
+        consumer = Consumer("shop", publisher=publisher)
+        ordered_by = (lambda event: event.payload.key) if ordered else None
+
+        @consumer.on("shop.order.placed", concurrency=1, prefetch=10, start="beginning", ordered_by=ordered_by)
+        async def handle(placed: Order, attempt: Attempt) -> None:
+            begun.append((placed.number, attempt.number))
+            await may_end.wait()
+
+        return consumer
+
+    for number in range(4):
+        await publisher.publish(order(number))
+    for ends in range(1, 4):
+        may_end = asyncio.Event()
+        consumer = a_consumer(may_end)
+        async with consumer.running():
+            await eventually(lambda ends=ends: len(begun) == ends)
+            consumer.stop()
+            may_end.set()
+    may_end = asyncio.Event()
+    may_end.set()
+    async with a_consumer(may_end).running():
+        await eventually(lambda: len(begun) == 4)
+    assert sorted(number for number, _ in begun) == list(range(4))
+    attempts = [attempt for _, attempt in begun]
+    if publisher.transport.features.forgets_untried:
+        assert attempts == [1] * 4
+    # The others had been given to each of the consumers before.
+    assert max(attempts) <= 4

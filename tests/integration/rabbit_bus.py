@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiormq
+import pytest
+from pamqp import frame
+from pamqp.commands import Basic
 
 from bloodbank import ids
 from bloodbank.config import Settings
@@ -17,6 +20,8 @@ from bloodbank.transports.rabbit import RabbitTransport
 from tests.servers.proxy import TcpProxy
 
 PATIENCE_SECONDS = 60.0
+NO_TEXT = "a.TORN"
+"""What `publish_of_bytes` makes bytes of that are no UTF-8, which RabbitMQ passes on."""
 
 
 def transport_at(url: str, exchange: str, **settings: Any) -> RabbitTransport:
@@ -64,3 +69,19 @@ async def plain_client(url: str) -> AsyncGenerator[aiormq.Channel]:
         yield cast("aiormq.Channel", await connection.channel())
     finally:
         await connection.close()
+
+
+async def publish_of_bytes(
+    client: aiormq.Channel, body: bytes, exchange: str, routing_key: str, **properties: Any
+) -> None:
+    """Publish as a program does that takes any bytes for a text, such as NO_TEXT; return when that is confirmed."""
+
+    def of_bytes(value: frame.FrameTypes, channel: int) -> bytes:
+        return marshal(value, channel).replace(b"TORN", 4 * b"\xff")
+
+    marshal = frame.marshal
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(frame, "marshal", of_bytes)
+        await client.basic_publish(
+            body, exchange=exchange, routing_key=routing_key, properties=Basic.Properties(**properties)
+        )

@@ -13,7 +13,6 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ChannelNotFoundEntity
 from hypothesis import given
 from hypothesis import strategies as st
-from pamqp import encode
 from pamqp.commands import Basic
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
@@ -25,7 +24,15 @@ from bloodbank.transports._rabbit_confirms import ConfirmingProtocol
 from bloodbank.transports._rabbit_received import Incoming, Received
 from bloodbank.transports.base import DeadLetter, Failure, Message
 from bloodbank.transports.rabbit import RabbitTransport
-from tests.integration.rabbit_bus import message, next_of, plain_client, through, transport_at
+from tests.integration.rabbit_bus import (
+    NO_TEXT,
+    message,
+    next_of,
+    plain_client,
+    publish_of_bytes,
+    through,
+    transport_at,
+)
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbit import RabbitServer
 
@@ -351,15 +358,6 @@ async def _within(deliveries: Any) -> AsyncGenerator[Any]:
         yield await next_of(deliveries)
 
 
-NO_TEXT = "a.\udcff"
-"""Stands for bytes that are no UTF-8, which RabbitMQ passes on."""
-
-
-def _short_string_of_bytes(value: str) -> bytes:
-    data = value.encode(errors="surrogateescape")
-    return bytes([len(data)]) + data
-
-
 @pytest.mark.parametrize(
     ("routing_key", "properties"),
     [
@@ -373,7 +371,6 @@ def _short_string_of_bytes(value: str) -> bytes:
 async def test_a_message_with_properties_that_cannot_be_read_keeps_nobody_behind_it(
     rabbit_server: RabbitServer,
     exchange: str,
-    monkeypatch: pytest.MonkeyPatch,
     routing_key: str,
     properties: dict[str, Any],
 ) -> None:
@@ -382,11 +379,7 @@ async def test_a_message_with_properties_that_cannot_be_read_keeps_nobody_behind
         transport.subscribe("a.*", group="new", prefetch=5) as deliveries,
         plain_client(rabbit_server.url) as client,
     ):
-        with monkeypatch.context() as patched:
-            patched.setitem(encode.METHODS, "shortstr", _short_string_of_bytes)
-            await client.basic_publish(
-                b"torn", exchange=exchange, routing_key=routing_key, properties=Basic.Properties(**properties)
-            )
+        await publish_of_bytes(client, b"torn", exchange, routing_key, **properties)
         await transport.publish(message(routing_key="a.good"), timeout_seconds=PATIENCE_SECONDS)
         torn = await next_of(deliveries)
         assert (torn.message.body, torn.attempt) == (b"torn", 1)

@@ -247,6 +247,8 @@ class GroupAtWork:
                 await self._handle(lane.popleft())
         finally:
             del self._lanes[handler, key]
+            for taken in lane:
+                taken.delivery.leave_untried()
 
     async def _handle(self, taken: _Taken) -> None:
         delivery, handler, event = taken
@@ -258,7 +260,11 @@ class GroupAtWork:
             # A second copy: the first decides whether it has to be handled.
             first = self._under_way[event_id] or asyncio.get_running_loop().create_future()
             self._under_way[event_id] = first
-            await asyncio.wait([first])
+            try:
+                await asyncio.wait([first])
+            except asyncio.CancelledError:
+                delivery.leave_untried()
+                raise
         self._under_way[event_id] = None
         try:
             if not delivery.replayed and await self._around.inbox.has_seen(self._group, event_id):
@@ -283,6 +289,8 @@ class GroupAtWork:
             await turn.acquire()
             if self._stopping.is_set():
                 turn.release()
+                if number == delivery.attempt:
+                    delivery.leave_untried()
                 return
             # A thread that goes on when its time is over keeps its turn, or what comes next would find none.
             error = await handler.run(self._attempt(taken, number), self._around.threads, ended=turn.release)

@@ -19,7 +19,7 @@ class Retry:
     The delay grows by `factor` with each attempt; other events do not wait meanwhile.
 
     attempts: most deliveries of an event to a handler that fails, the first one included; 1: no second try. A process
-        that ends counts too, for each event that it had been given.
+        that is killed counts too, for each event that it had been given; on RabbitMQ also one that ends in order.
     first_seconds, longest_seconds: delay before the second attempt, and the longest one.
     jitter: share of the delay by which it varies at random, so that what failed together does not come back together.
     on: exceptions that are tried again. never: those of them that are not, since nothing would change.

@@ -205,3 +205,6 @@ class _EmbeddedDelivery:
         self._subscription.require_unsettled(self._claim)
         tries = self.attempt if attempts is None else attempts
         await self._subscription.settle(self._claim, self._group.dead_letter(self._claim, failure, tries))
+
+    def leave_untried(self) -> None:
+        self._claim.tried = False

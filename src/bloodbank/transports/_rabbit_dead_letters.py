@@ -19,21 +19,27 @@ from typing import Any, cast
 from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+from aiormq.connection import Connection
 from pamqp.commands import Basic
 
 from bloodbank.errors import InvalidQuery
 from bloodbank.transports import _rabbit_wire as wire
-from bloodbank.transports._amqp import scratch_channel, translated
+from bloodbank.transports._amqp import on_close, scratch_channel, translated
 from bloodbank.transports._rabbit_frames import Outgoing, outgoing_with
 from bloodbank.transports._rabbit_increments import Increments
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog, Start
 from bloodbank.transports._rabbit_publishing import Outlet
+from bloodbank.transports._rabbit_received import Arrivals, Received, never
 from bloodbank.transports._rabbit_sending import BATCH, send_all, send_each
 from bloodbank.transports.base import DeadLetter, Failure
 
 FORGET_SECONDS = 60.0
 """How often to look where the stream begins, while dead letters are counted."""
+LOOK_SECONDS = 0.5
+"""After this much silence it is looked whether another program has taken what is moved into the stream."""
+_MOVER = "mover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +190,48 @@ class DeadLetters:
         with translated("read the dead letters"):
             async with asyncio.timeout(self._timeout_seconds):
                 connection = await self._link.connection()
-                if not await wire.exists(connection, self._names.dead):
-                    return
-            async with scratch_channel(connection) as channel:
-                while True:
-                    async with asyncio.timeout(self._timeout_seconds):
-                        found = await channel.basic_get(self._names.dead)
-                    if not isinstance(found.delivery, Basic.GetOk):
-                        return
-                    entry = _moved(found, self._names)
-                    doing = f"move what is in {self._names.dead}"
-                    await send_all(self._outlet, [entry], doing, timeout_seconds=self._timeout_seconds)
-                    await channel.basic_ack(found.delivery_tag or 0, wait=False)
+                count = await wire.waiting_in(connection, self._names.dead)
+            if count:
+                async with scratch_channel(connection) as channel:
+                    await self._move(connection, channel, count)
+
+    async def _move(self, connection: Connection, channel: Channel, count: int) -> None:
+        """Move up to so many. They are read beside the driver, since they may come from any program."""
+        socket, number, arrived = self._link.wire_of(connection), channel.number, Arrivals()
+
+        def end() -> None:
+            socket.stop_receiving(number)
+            arrived.put_nowait(None)
+
+        on_close(channel, end)
+        channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
+        socket.receive(number, arrived)
+        async with asyncio.timeout(self._timeout_seconds):
+            await channel.basic_qos(prefetch_count=1)
+            await channel.basic_consume(self._names.dead, never, consumer_tag=_MOVER)
+        for left in range(count, 0, -1):
+            received = await self._next(connection, arrived)
+            if received is None:
+                return
+            if left == 1:
+                # Before the last one is acknowledged, or another one would come, and go back as a further try.
+                async with asyncio.timeout(self._timeout_seconds):
+                    await channel.basic_cancel(_MOVER)
+            entry = _moved(received.delivered(channel), self._names)
+            doing = f"move what is in {self._names.dead}"
+            await send_all(self._outlet, [entry], doing, timeout_seconds=self._timeout_seconds)
+            await channel.basic_ack(received.tag, wait=False)
+
+    async def _next(self, connection: Connection, arrived: Arrivals) -> Received | None:
+        """Return what comes next; None where somebody else has taken the rest, or the queue is gone."""
+        async with asyncio.timeout(self._timeout_seconds):
+            while True:
+                try:
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        return await arrived.get()
+                except TimeoutError:
+                    if not await wire.waiting_in(connection, self._names.dead):
+                        return None
 
 
 def dead_headers(failure: Failure, *, group: str, attempts: int, first_ms: int | None) -> dict[str, str | int]:

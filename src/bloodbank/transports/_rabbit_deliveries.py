@@ -35,7 +35,7 @@ from bloodbank.transports._rabbit_frames import outgoing_with
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_log import RabbitLog
 from bloodbank.transports._rabbit_publishing import Outlet
-from bloodbank.transports._rabbit_received import Received
+from bloodbank.transports._rabbit_received import Arrivals, Received, never
 from bloodbank.transports.base import Delivery, Failure, Message, Start, require_start
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Subscription:
         self._filler = Filler(link, outlet, log, self.queue, limits.publish_timeout_seconds)
         self._channel: Channel | None = None
         self._ended = False
-        self._arrived = _Arrivals()
+        self._arrived = Arrivals()
         self._acks: Acks | None = None
 
     async def open(self) -> None:
@@ -169,8 +169,8 @@ class Subscription:
                     raise
                 self._channel = channel
 
-    async def _consume(self, connection: Connection, channel: Channel) -> tuple[_Arrivals, Acks]:
-        arrived, socket, number = _Arrivals(), self._link.wire_of(connection), channel.number
+    async def _consume(self, connection: Connection, channel: Channel) -> tuple[Arrivals, Acks]:
+        arrived, socket, number = Arrivals(), self._link.wire_of(connection), channel.number
 
         def end() -> None:
             socket.stop_receiving(number)
@@ -181,7 +181,7 @@ class Subscription:
         await channel.basic_qos(prefetch_count=self._prefetch)
         # Before the first delivery can come in.
         socket.receive(number, arrived)
-        await channel.basic_consume(self.queue, _never)
+        await channel.basic_consume(self.queue, never)
         return arrived, Acks(socket, number)
 
     async def _attach_again(self) -> None:
@@ -200,19 +200,6 @@ class Subscription:
                 break
         if self._ended:
             await self.close()
-
-
-class _Arrivals(asyncio.Queue[Received | None]):
-    """What came in and was not handed out. None: the channel or the consumer has ended."""
-
-    def arrived(self, received: Received) -> None:
-        """Keep a delivery; see `Receiver`."""
-        self.put_nowait(received)
-
-
-async def _never(delivered: DeliveredMessage) -> None:
-    """Stand where the driver wants to be told of deliveries, which do not reach it."""
-    logger.error("The driver got delivery %s, which was not meant for it; it comes again.", delivered.delivery_tag)
 
 
 class RabbitDelivery:
@@ -288,6 +275,9 @@ class RabbitDelivery:
         async with _ReturnedOnError(self):
             await self._subscription.send_on(delivered, self._subscription.names.dead_letters, headers)
         self._remove()
+
+    def leave_untried(self) -> None:
+        """Nothing: the broker counts whatever comes back, and it does when the channel is closed."""
 
     def give_back(self) -> None:
         """Let the broker deliver it again now; without a connection it does so anyway."""

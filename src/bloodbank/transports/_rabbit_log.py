@@ -6,6 +6,9 @@ in order. So when a request that was sent after the first delivery is answered, 
 held has been delivered, as far as the window reaches; acknowledging and asking again brings the rest.
 (Seen with RabbitMQ 3.10, where the `message_count` of a stream is always 0.)
 
+What is delivered is read beside the driver, which ends the connection at a text that is no UTF-8: whoever publishes
+to the exchange could keep everybody from all that stands behind such a message.
+
 An empty stream delivers nothing. A reader that hears nothing puts one marker into it, which is no event.
 """
 
@@ -17,6 +20,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
@@ -30,6 +34,7 @@ from bloodbank.transports._amqp import FIRST_BACKOFF_SECONDS, close_channel, on_
 from bloodbank.transports._rabbit_frames import outgoing_with
 from bloodbank.transports._rabbit_link import Link
 from bloodbank.transports._rabbit_publishing import Outlet
+from bloodbank.transports._rabbit_received import Properties, Received, never
 from bloodbank.transports.base import CLOCK_SKEW, LogEntry
 
 logger = logging.getLogger(__name__)
@@ -39,7 +44,8 @@ WINDOW = 500
 EMPTY_SECONDS = 0.5
 """After this much silence a reader takes the log for empty, and marks it."""
 
-_Arrived = asyncio.Queue[DeliveredMessage | None]
+_Arrived = asyncio.Queue[Received | None]
+"""What came in. None: the channel has closed."""
 _BEGINNING = datetime.fromtimestamp(0, UTC)
 
 
@@ -72,29 +78,18 @@ class RabbitLog:
     async def read(self, start: Start) -> AsyncGenerator[LogEntry]:
         """Yield the entries from `start` to where the log ends now. Raises TransportUnavailable."""
         entry_of = _Entries()
-        async with aclosing(self.read_as_delivered(start)) as deliveries:
-            async for delivered in deliveries:
-                yield entry_of(delivered)
+        async with aclosing(self._read(start)) as found:
+            async for _, one in found:
+                yield entry_of(one)
 
     async def read_as_delivered(self, start: Start) -> AsyncGenerator[DeliveredMessage]:
         """Yield what the broker delivers, markers apart, from `start` to where the stream ends now.
 
         Raises TransportUnavailable.
         """
-        async with self._channel(await self._link.connection()) as channel:
-            end = await self._end(channel)
-            lowest = start.lowest(end)
-            if lowest > end:
-                return
-            arrived = await self._begin(channel, start, lowest)
-            if start.since is not None and not await self._is_anything_due(channel, arrived):
-                return
-            async with aclosing(self._deliveries(channel, arrived, lowest, self._timeout_seconds)) as deliveries:
-                async for position, delivered in deliveries:
-                    if position <= end and not wire.is_marker(delivered):
-                        yield delivered
-                    if position >= end:
-                        return
+        async with aclosing(self._read(start)) as found:
+            async for channel, one in found:
+                yield one.received.delivered(channel)
 
     async def follow(self, start: Start, *, patient: bool) -> AsyncGenerator[LogEntry]:
         """Yield the entries from `start`, and later ones as they come; a patient reader's over reconnects.
@@ -107,18 +102,18 @@ class RabbitLog:
         entry_of = _Entries()
         while True:
             try:
-                async with self._channel(connection) as channel:
-                    lowest = start.lowest(await self._end(channel))
-                    arrived = await self._begin(channel, start, lowest)
+                async with self._channel(connection) as (channel, arrivals):
+                    lowest = start.lowest(await self._end(channel, arrivals))
+                    arrived = await self._begin(channel, arrivals, start, lowest)
                     begun = True
                     if start.since is None:
                         # "So many before the end" means the end of now, also after a reconnect.
                         start = Start(after=lowest - 1 if lowest else None)
                     async with aclosing(self._deliveries(channel, arrived, lowest, None)) as deliveries:
-                        async for position, delivered in deliveries:
-                            start = Start(after=position)
-                            if not wire.is_marker(delivered):
-                                yield entry_of(delivered)
+                        async for one in deliveries:
+                            start = Start(after=one.position)
+                            if not one.is_marker:
+                                yield entry_of(one)
             except TransportUnavailable as error:
                 if not begun or not patient:
                     raise
@@ -126,34 +121,59 @@ class RabbitLog:
                 await asyncio.sleep(FIRST_BACKOFF_SECONDS)
             connection = await self._link.connection(patient=True)
 
+    async def _read(self, start: Start) -> AsyncGenerator[tuple[Channel, _Found]]:
+        async with self._channel(await self._link.connection()) as (channel, arrivals):
+            end = await self._end(channel, arrivals)
+            lowest = start.lowest(end)
+            if lowest > end:
+                return
+            arrived = await self._begin(channel, arrivals, start, lowest)
+            if start.since is not None and not await self._is_anything_due(channel, arrivals, arrived):
+                return
+            async with aclosing(self._deliveries(channel, arrived, lowest, self._timeout_seconds)) as deliveries:
+                async for one in deliveries:
+                    if one.position <= end and not one.is_marker:
+                        yield channel, one
+                    if one.position >= end:
+                        return
+
     @asynccontextmanager
-    async def _channel(self, connection: Connection) -> AsyncGenerator[Channel]:
+    async def _channel(self, connection: Connection) -> AsyncGenerator[tuple[Channel, _Arrivals]]:
         with translated("read the log"):
             async with asyncio.timeout(self._timeout_seconds):
                 channel = await open_channel(connection)
+        socket, number, arrivals = self._link.wire_of(connection), channel.number, _Arrivals()
+
+        def end() -> None:
+            socket.stop_receiving(number)
+            arrivals.end()
+
+        # Not before it is closed: what comes meanwhile may be what the driver cannot read.
+        on_close(channel, end)
+        socket.receive(number, arrivals)
         try:
-            yield channel
+            yield channel, arrivals
         finally:
             await close_channel(channel)
 
-    async def _end(self, channel: Channel) -> int:
+    async def _end(self, channel: Channel, arrivals: _Arrivals) -> int:
         """Return the position of the last entry, markers included."""
         with translated("find the end of the log"):
             async with asyncio.timeout(self._timeout_seconds):
                 await channel.basic_qos(prefetch_count=WINDOW)
-                consumer, arrived = await self._consume(channel, "last")
+                consumer, arrived = await self._consume(channel, arrivals, "last")
                 latest = await self._first_of(arrived)
                 while True:
                     while not arrived.empty():
                         latest = _present(arrived.get_nowait())
-                    await channel.basic_ack(latest.delivery_tag or 0, multiple=True, wait=False)
+                    await channel.basic_ack(latest.tag, multiple=True, wait=False)
                     await channel.basic_qos(prefetch_count=WINDOW)
                     if arrived.empty():
                         break
                 await channel.basic_cancel(consumer)
-        return wire.offset_of(latest)
+        return _found(latest).position
 
-    async def _first_of(self, arrived: _Arrived) -> DeliveredMessage:
+    async def _first_of(self, arrived: _Arrived) -> Received:
         try:
             async with asyncio.timeout(EMPTY_SECONDS):
                 return _present(await arrived.get())
@@ -169,14 +189,14 @@ class RabbitLog:
         except PublishError as error:
             raise TransportUnavailable("The log seems to be empty, and cannot be marked to make sure.") from error
 
-    async def _begin(self, channel: Channel, start: Start, lowest: int) -> _Arrived:
+    async def _begin(self, channel: Channel, arrivals: _Arrivals, start: Start, lowest: int) -> _Arrived:
         with translated("read the log"):
             async with asyncio.timeout(self._timeout_seconds):
                 # AMQP knows no time before 1970.
                 offset = lowest if start.since is None else max(start.since, _BEGINNING + CLOCK_SKEW) - CLOCK_SKEW
-                return (await self._consume(channel, offset))[1]
+                return (await self._consume(channel, arrivals, offset))[1]
 
-    async def _is_anything_due(self, channel: Channel, arrived: _Arrived) -> bool:
+    async def _is_anything_due(self, channel: Channel, arrivals: _Arrivals, arrived: _Arrived) -> bool:
         """Say whether a consumer that began at a time gets anything of what the log holds now.
 
         The broker serves the consumers of a channel together: when one at the end has got its first entry,
@@ -184,43 +204,78 @@ class RabbitLog:
         """
         with translated("read the log"):
             async with asyncio.timeout(self._timeout_seconds):
-                consumer, fence = await self._consume(channel, "last")
+                consumer, fence = await self._consume(channel, arrivals, "last")
                 _present(await fence.get())
                 await channel.basic_cancel(consumer)
         return not arrived.empty()
 
-    async def _consume(self, channel: Channel, offset: int | datetime | str) -> tuple[str, _Arrived]:
+    async def _consume(
+        self, channel: Channel, arrivals: _Arrivals, offset: int | datetime | str
+    ) -> tuple[str, _Arrived]:
         """Begin to consume; return the consumer's tag and a queue that ends with None when the channel closes."""
-        arrived = _Arrived()
-
-        async def arrive(delivered: DeliveredMessage) -> None:
-            arrived.put_nowait(delivered)
-
-        on_close(channel, lambda: arrived.put_nowait(None))
+        consumer, arrived = arrivals.of_another()
         # When the stream is deleted, or its node leaves the cluster.
         channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
-        answer = await channel.basic_consume(self._queue, arrive, arguments={"x-stream-offset": offset})
-        return answer.consumer_tag or "", arrived
+        await channel.basic_consume(self._queue, never, consumer_tag=consumer, arguments={"x-stream-offset": offset})
+        return consumer, arrived
 
     async def _deliveries(
         self, channel: Channel, arrived: _Arrived, lowest: int, timeout_seconds: float | None
-    ) -> AsyncGenerator[tuple[int, DeliveredMessage]]:
-        """Yield positions with what is there, and acknowledge half a window at a time."""
+    ) -> AsyncGenerator[_Found]:
+        """Yield what is there from a position on, and acknowledge half a window at a time."""
         unacknowledged = 0
         while True:
             with translated("read the log"):
                 if arrived.empty():
                     async with asyncio.timeout(timeout_seconds):
-                        delivered = _present(await arrived.get())
+                        received = _present(await arrived.get())
                 else:
-                    delivered = _present(arrived.get_nowait())
+                    received = _present(arrived.get_nowait())
                 unacknowledged += 1
                 if unacknowledged >= WINDOW // 2:
-                    await channel.basic_ack(delivered.delivery_tag or 0, multiple=True, wait=False)
+                    await channel.basic_ack(received.tag, multiple=True, wait=False)
                     unacknowledged = 0
-            position = wire.offset_of(delivered)
-            if position >= lowest:
-                yield position, delivered
+            one = _found(received)
+            if one.position >= lowest:
+                yield one
+
+
+class _Arrivals:
+    """Sorts what comes in on one channel by its consumers."""
+
+    def __init__(self) -> None:
+        self._by_consumer: dict[bytes, _Arrived] = {}
+        self._has_ended = False
+
+    def of_another(self) -> tuple[str, _Arrived]:
+        """Return the tag for one more consumer and the queue that gets its deliveries."""
+        consumer = f"reader-{len(self._by_consumer)}"
+        arrived = self._by_consumer[consumer.encode()] = _Arrived()
+        if self._has_ended:
+            arrived.put_nowait(None)
+        return consumer, arrived
+
+    def arrived(self, received: Received) -> None:
+        """Keep a delivery; see `Receiver`."""
+        self._by_consumer[received.consumer].put_nowait(received)
+
+    def end(self) -> None:
+        """Say that nothing more comes."""
+        self._has_ended = True
+        for arrived in self._by_consumer.values():
+            arrived.put_nowait(None)
+
+
+class _Found(NamedTuple):
+    """What stands in the stream at a position."""
+
+    position: int
+    received: Received
+    properties: Properties
+
+    @property
+    def is_marker(self) -> bool:
+        return wire.is_marker(self.received.exchange, self.properties.headers)
 
 
 class _Entries:
@@ -229,13 +284,19 @@ class _Entries:
     def __init__(self) -> None:
         self._logged_at = _BEGINNING
 
-    def __call__(self, delivered: DeliveredMessage) -> LogEntry:
+    def __call__(self, one: _Found) -> LogEntry:
+        position, received, properties = one
         # What says no time came after the entry before it.
-        self._logged_at = wire.published_at(delivered) or self._logged_at
-        return LogEntry(wire.offset_of(delivered), self._logged_at, wire.message_of(delivered))
+        self._logged_at = properties.published_at or self._logged_at
+        return LogEntry(position, self._logged_at, received.message(properties))
 
 
-def _present(delivered: DeliveredMessage | None) -> DeliveredMessage:
-    if delivered is None:
+def _found(received: Received) -> _Found:
+    properties = received.properties()
+    return _Found(wire.offset_from(properties.headers), received, properties)
+
+
+def _present(received: Received | None) -> Received:
+    if received is None:
         raise TransportUnavailable("The connection to RabbitMQ was lost while the log was read.")
-    return delivered
+    return received

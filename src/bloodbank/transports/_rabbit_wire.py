@@ -214,6 +214,16 @@ async def exists(connection: Connection, queue: str) -> bool:
     return True
 
 
+async def waiting_in(connection: Connection, queue: str) -> int:
+    """Return how many messages a quorum queue would deliver now; 0 also where there is none of this name."""
+    async with scratch_channel(connection) as channel:
+        try:
+            found = await channel.queue_declare(queue, passive=True)
+        except ChannelNotFoundEntity:
+            return 0
+    return found.message_count or 0
+
+
 async def delete(connection: Connection, queue: str) -> None:
     """Delete a queue, with what is in it."""
     async with scratch_channel(connection) as channel:
@@ -288,6 +298,8 @@ def headers_bytes(delivered: DeliveredMessage, headers: Mapping[str, str | int])
 
 def replayed(message: Message, queue: str | None, exchange: str) -> Outgoing:
     """Return a message that is delivered again: to a queue, or to those that are bound to an exchange, if any."""
+    # Another program can have said a longer key in a header than one that AMQP carries.
+    message = message._replace(routing_key=cut(message.routing_key))
     headers: dict[str, str | int] = {REPLAYED_HEADER: "1"}
     if queue is None:
         properties = _properties_of(message, headers)
@@ -354,22 +366,32 @@ def attempt_from(headers: Mapping[str, Any], *, redelivered: bool) -> int:
 
 def published_at(delivered: DeliveredMessage) -> datetime | None:
     """Return when a message was published, by the clock of its publisher; None when nobody said."""
-    if isinstance(header_of(delivered, PUBLISHED_HEADER), int):
-        return time_of(delivered, PUBLISHED_HEADER)
-    return delivered.header.properties.timestamp
+    properties = delivered.header.properties
+    return published_from(properties.headers or {}, properties.timestamp)
+
+
+def published_from(headers: Mapping[str, Any], timestamp: datetime | None) -> datetime | None:
+    """Return when a message was published that has these properties; see `published_at`."""
+    milliseconds = headers.get(PUBLISHED_HEADER)
+    return time_from(milliseconds) if isinstance(milliseconds, int) else timestamp
 
 
 def offset_of(delivered: DeliveredMessage) -> int:
     """Return the place of a log entry in its stream."""
-    offset = header_of(delivered, "x-stream-offset")
+    return offset_from(delivered.header.properties.headers or {})
+
+
+def offset_from(headers: Mapping[str, Any]) -> int:
+    """Return the place in its stream of a log entry that has these headers."""
+    offset = headers.get("x-stream-offset")
     if not isinstance(offset, int):
         raise TransportUnavailable("The log queue is no stream: its messages have no offset. Delete or rename it.")
     return offset
 
 
-def is_marker(delivered: DeliveredMessage) -> bool:
+def is_marker(exchange: str, headers: Mapping[str, Any]) -> bool:
     """Say whether a log entry is no event but the mark of an empty log."""
-    return delivered.exchange == "" and header_of(delivered, MARKER_HEADER) is not None
+    return exchange == "" and headers.get(MARKER_HEADER) is not None
 
 
 def header_of(delivered: DeliveredMessage, name: str) -> object:

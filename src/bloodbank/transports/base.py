@@ -90,6 +90,7 @@ class Features:
     survives_restart: accepted messages outlive the process and, where there is one, the server.
     multi_process: several processes can use it at once.
     detects_duplicates: publishing an id again is answered as duplicate or conflict.
+    forgets_untried: a delivery that was left untried does not count as a try.
     """
 
     ordered: bool
@@ -98,6 +99,7 @@ class Features:
     survives_restart: bool
     multi_process: bool
     detects_duplicates: bool
+    forgets_untried: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,13 @@ class Delivery(Protocol):
 
         It is kept among the dead letters, for as long as the log keeps an entry, and not delivered to this group
         again. It is there before the delivery is gone: a crash in between sets it aside twice, and loses nothing.
+        """
+        ...
+
+    def leave_untried(self) -> None:
+        """Say that nothing was done with it and nothing will be: it goes back when the subscription ends.
+
+        It is no try then where the transport `forgets_untried`.
         """
         ...
 

@@ -85,6 +85,7 @@ class EmbeddedTransport:
             survives_restart=is_file,
             multi_process=is_file,
             detects_duplicates=True,
+            forgets_untried=True,
         )
 
     async def __aenter__(self) -> Self:

@@ -64,6 +64,7 @@ class RabbitTransport:
         survives_restart=True,
         multi_process=True,
         detects_duplicates=False,
+        forgets_untried=False,
     )
 
     def __init__(self, settings: Settings) -> None:

@@ -255,7 +255,7 @@ export function optionsAddress(path: string, query: URLSearchParams, patch: Reco
 }
 
 function numberOf(text: string | null): number | null {
-  return text !== null && /^\d{1,4}$/.test(text) ? Number(text) : null;
+  return text !== null && /^\d{1,5}$/.test(text) ? Number(text) : null;
 }
 
 function isMissing(error: Error | null): boolean {
