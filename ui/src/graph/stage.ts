@@ -28,6 +28,9 @@ export interface CanvasHandle {
 }
 
 const LEAST_HEIGHT = 300;
+/** Of the window's height, at most. Lanes stand below each other, and are all of the story. */
+const SHARE = 0.68;
+const LANES_SHARE = 0.76;
 const PAN_STEP = 80;
 const DRAG_PIXELS = 4;
 const ARROWS: Record<string, Step> = {
@@ -153,7 +156,8 @@ export class Stage implements CanvasHandle {
   /** A small graph takes little of the page; one that grows gets more. */
   private resize(isNew: boolean): void {
     const svg = this.svg.current!;
-    const most = Math.max(LEAST_HEIGHT, Math.round(0.68 * window.innerHeight));
+    const share = this.props.drawing.lanes.length > 0 ? LANES_SHARE : SHARE;
+    const most = Math.max(LEAST_HEIGHT, Math.round(share * window.innerHeight));
     const least = isNew ? LEAST_HEIGHT : Math.min(most, svg.clientHeight);
     svg.style.height = `${Math.min(most, Math.max(least, Math.ceil(this.props.drawing.height) + 90))}px`;
   }

@@ -42,6 +42,9 @@ test("impact in a sentence", () => {
   );
   expect(impactSentence({ ...some, truncated: CUT })).toMatch(/^It led to at least 38 events.* so there may be more\.$/);
   const one = impact({ descendants: 1, by_type: { "a.failed": 1 }, by_status: { ok: 0, failed: 1, unknown: 0 } });
+  const two = { ...one, descendants: 2, by_type: { "a.failed": 2 }, by_status: { ok: 0, failed: 2, unknown: 0 } };
+  expect(impactSentence(two)).toBe("It led to 2 events: 2 a.failed. Both failed.");
+  expect(impactSentence({ ...two, descendants: 3, by_status: { ok: 0, failed: 3, unknown: 0 } })).toContain("All of them failed.");
   expect(impactSentence(one)).toBe("It led to 1 event: a.failed. That one failed.");
 });
 
