@@ -30,7 +30,7 @@ export interface CanvasHandle {
 const LEAST_HEIGHT = 300;
 /** Of the window's height, at most. Lanes stand below each other, and are all of the story. */
 const SHARE = 0.68;
-const LANES_SHARE = 0.76;
+const LANES_SHARE = 0.71;
 const PAN_STEP = 80;
 const DRAG_PIXELS = 4;
 const ARROWS: Record<string, Step> = {
