@@ -43,6 +43,15 @@ def test_without_keys_it_listens_on_loopback_only_and_says_so(server: ApiServer)
         assert other.connect_ex(("127.0.0.2", server.port)) != 0
 
 
+def test_where_all_addresses_are_listened_on_the_explorer_is_at_localhost() -> None:
+    server = ApiServer(SERVE, HTTP_HOST="0.0.0.0", BLOODBANK_API_KEYS="reader-key-of-this-test:read")
+    try:
+        server.start()
+        assert f"http://localhost:{server.port}/\n" in server.log.read_text()
+    finally:
+        server.close()
+
+
 def test_a_request_under_way_is_finished_before_it_ends(server: ApiServer) -> None:
     body = b'{"text": "half now, half later"}'
     head = (

@@ -138,7 +138,7 @@ def _announce(settings: Settings, host: str, port: int) -> None:
 
 def _page(host: str, port: int) -> str:
     """Return the address of the explorer for a browser on this machine."""
-    if host in ("", "0.0.0.0", "::"):
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104, compared with, not bound to
         host = "localhost"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
