@@ -162,13 +162,15 @@ async def test_every_part_of_the_event_page_is_reached_with_the_tab_key(busy_ser
             where, outlined = await page.evaluate(
                 """() => {
                     const at = document.activeElement;
+                    if (at === document.body) return ["", true];
                     const style = getComputedStyle(at);
                     return [at.getAttribute("aria-label") ?? at.textContent.trim().slice(0, 40),
                             style.outlineStyle !== "none" || style.boxShadow !== "none" || at.matches("svg *")];
                 }"""
             )
             assert outlined, f"the focus on {where!r} is not seen"
-            if reached and where == reached[0]:
+            # Behind the last stop the browser's own window may have the focus, or the first stop again.
+            if reached and where in ("", reached[0]):
                 break
             reached.append(where)
         text = " | ".join(reached)
@@ -179,7 +181,7 @@ async def test_every_part_of_the_event_page_is_reached_with_the_tab_key(busy_ser
 async def test_the_state_page_gives_a_dead_letter_back(busy_server: ApiServer, focus: str) -> None:
     async with view(busy_server, focus, "state", "light") as page:
         (letter,) = (await asked(busy_server.url, "/dlq"))["items"]
-        await page.get_by_role("button", name="Give it back").click()
+        await page.get_by_role("button", name="Retry", exact=True).click()
         with anyio.fail_after(20):
             while (await asked(busy_server.url, "/dlq"))["items"] == [letter]:
                 await anyio.sleep(0.05)

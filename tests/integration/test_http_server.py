@@ -36,10 +36,20 @@ def test_without_keys_it_listens_on_loopback_only_and_says_so(server: ApiServer)
     log = server.log.read_text()
     assert "listening on loopback only" in log
     assert f"listens on 127.0.0.1 port {server.port}" in log
+    assert f"http://127.0.0.1:{server.port}/\n" in log, "the explorer's address"
     # Another address of this machine, which is answered where all addresses are listened on.
     with socket.socket() as other:
         other.settimeout(2)
         assert other.connect_ex(("127.0.0.2", server.port)) != 0
+
+
+def test_where_all_addresses_are_listened_on_the_explorer_is_at_localhost() -> None:
+    server = ApiServer(SERVE, HTTP_HOST="0.0.0.0", BLOODBANK_API_KEYS="reader-key-of-this-test:read")
+    try:
+        server.start()
+        assert f"http://localhost:{server.port}/\n" in server.log.read_text()
+    finally:
+        server.close()
 
 
 def test_a_request_under_way_is_finished_before_it_ends(server: ApiServer) -> None:

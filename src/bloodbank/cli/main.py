@@ -60,7 +60,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: HTTP_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; default: HTTP_PORT.")] = None,
 ) -> None:
-    """Run the HTTP API."""
+    """Run the HTTP API and the explorer, its page to look at."""
     from bloodbank.config import load_settings
     from bloodbank.http.server import serve as run_server
 

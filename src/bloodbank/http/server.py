@@ -126,6 +126,7 @@ def _announce(settings: Settings, host: str, port: int) -> None:
         backends["transport"],
         backends["store"],
     )
+    logger.info("The explorer, the page to look at the bus: %s", _page(host, port))
     if host != settings.http_host:
         logger.warning(
             "HTTP_HOST is %s, but no API keys are set: listening on loopback only. Set BLOODBANK_API_KEYS.",
@@ -133,6 +134,13 @@ def _announce(settings: Settings, host: str, port: int) -> None:
         )
     elif not settings.api_keys and not settings.allow_anonymous:
         logger.info("No API keys are set: only clients on this machine are answered.")
+
+
+def _page(host: str, port: int) -> str:
+    """Return the address of the explorer for a browser on this machine."""
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104, compared with, not bound to
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def _log_config(settings: Settings) -> dict[str, Any]:

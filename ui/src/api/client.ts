@@ -86,6 +86,8 @@ export async function request(url: string, init: RequestInit = {}, accepted: rea
   const problem = await problemOf(response);
   // A key that was replaced while this was on its way says nothing of the new one.
   if (response.status === 401 && sent === key()) keyWanted.value = sent === null ? ENTER_ONE : problem.message;
+  // How programs send a key is of no use to who looks at a page.
+  if (response.status === 401 && sent === null) throw new ApiError(401, problem.code, "This server asks for an API key.", null);
   throw problem;
 }
 

@@ -107,7 +107,7 @@ function Search(): JSX.Element {
         type="search"
         aria-label="Find an event by id or text"
         aria-keyshortcuts="Control+K Meta+K"
-        placeholder="Id or text   Ctrl K"
+        placeholder="Find id or text   Ctrl K"
         autocomplete="off"
         spellcheck={false}
       />
@@ -128,13 +128,13 @@ function ThemeChoice(): JSX.Element {
   return (
     <select
       class="theme"
-      aria-label="Colours"
+      aria-label="Theme"
       value={theme.value}
       onChange={(event) => chooseTheme(event.currentTarget.value as Theme)}
     >
       {THEMES.map((name) => (
         <option key={name} value={name}>
-          {name === "auto" ? "System" : name === "light" ? "Light" : "Dark"}
+          {name === "auto" ? "System theme" : name === "light" ? "Light theme" : "Dark theme"}
         </option>
       ))}
     </select>

@@ -42,7 +42,7 @@ export function KeyPrompt(): JSX.Element {
         </label>
         <p class="hint">
           It is kept in this tab until you close it, and sent to this server alone. Reading needs the scope <code>read</code>
-          , dead letters <code>admin</code>.
+          , playing the demo <code>publish</code>, dead letters <code>admin</code>.
         </p>
         <div class="buttons">
           <button type="submit" class="primary">

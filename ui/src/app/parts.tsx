@@ -155,7 +155,7 @@ export function EventLine({
   const isFailed = failed ?? (type !== null && isFailure(type));
   return (
     <a class={isFailed ? "event-line failed" : "event-line"} href={`/e/${id}`}>
-      <span class="event-type">{type ?? "never seen"}</span>
+      <span class="event-type">{type ?? "unknown event"}</span>
       {isFailed ? <FailedMark type={type} /> : null}
       {note === undefined ? null : <span class="event-note">{note}</span>}
       <span class="event-meta">

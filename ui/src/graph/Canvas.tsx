@@ -79,18 +79,18 @@ const NOTHING: Part = { left: 0, right: -1, top: 0, bottom: -1 };
 function Axes({ drawing }: { drawing: Drawing }): JSX.Element {
   return (
     <>
+      <g data-names class="g-names">
+        {drawing.lanes.map(({ name, top }) => (
+          <text key={name} data-y={top} x="10">
+            {name.length > 22 ? `${name.slice(0, 21)}…` : name}
+          </text>
+        ))}
+      </g>
       <g data-ticks class="g-ticks">
         <rect class="g-axis" x="-100000" width="200000" y="0" height="26" />
         {drawing.ticks.map(({ x, label }) => (
           <text key={x} data-x={x} y="17">
             {label}
-          </text>
-        ))}
-      </g>
-      <g data-names class="g-names">
-        {drawing.lanes.map(({ name, top }) => (
-          <text key={name} data-y={top} x="10">
-            {name.length > 22 ? `${name.slice(0, 21)}…` : name}
           </text>
         ))}
       </g>

@@ -48,6 +48,7 @@ export function Tools(props: ToolsProps): JSX.Element {
       />
       <Choice
         label="Colour by"
+        isLabelSeen
         value={colour}
         options={{ domain: "Domain", source: "Source" }}
         onChoose={(chosen) => onOptions({ colour: chosen })}
@@ -98,13 +99,15 @@ export function Tools(props: ToolsProps): JSX.Element {
 
 interface ChoiceProps<Name extends string> {
   label: string;
+  /** Whether the label stands before the buttons, where these do not say what they are about. */
+  isLabelSeen?: boolean;
   value: Name;
   options: Record<Name, string>;
   onChoose(name: Name): void;
 }
 
-function Choice<Name extends string>({ label, value, options, onChoose }: ChoiceProps<Name>): JSX.Element {
-  return (
+function Choice<Name extends string>({ label, isLabelSeen, value, options, onChoose }: ChoiceProps<Name>): JSX.Element {
+  const buttons = (
     <div class="graph-joined" role="group" aria-label={label}>
       {(Object.keys(options) as Name[]).map((name) => (
         <button key={name} type="button" aria-pressed={name === value} onClick={() => name !== value && onChoose(name)}>
@@ -112,6 +115,12 @@ function Choice<Name extends string>({ label, value, options, onChoose }: Choice
         </button>
       ))}
     </div>
+  );
+  if (!isLabelSeen) return buttons;
+  return (
+    <span class="graph-field">
+      <span aria-hidden="true">{label}</span> {buttons}
+    </span>
   );
 }
 

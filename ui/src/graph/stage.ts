@@ -28,6 +28,9 @@ export interface CanvasHandle {
 }
 
 const LEAST_HEIGHT = 300;
+/** Of the window's height, at most. Lanes stand below each other, and are all of the story. */
+const SHARE = 0.68;
+const LANES_SHARE = 0.71;
 const PAN_STEP = 80;
 const DRAG_PIXELS = 4;
 const ARROWS: Record<string, Step> = {
@@ -153,7 +156,8 @@ export class Stage implements CanvasHandle {
   /** A small graph takes little of the page; one that grows gets more. */
   private resize(isNew: boolean): void {
     const svg = this.svg.current!;
-    const most = Math.max(LEAST_HEIGHT, Math.round(0.68 * window.innerHeight));
+    const share = this.props.drawing.lanes.length > 0 ? LANES_SHARE : SHARE;
+    const most = Math.max(LEAST_HEIGHT, Math.round(share * window.innerHeight));
     const least = isNew ? LEAST_HEIGHT : Math.min(most, svg.clientHeight);
     svg.style.height = `${Math.min(most, Math.max(least, Math.ceil(this.props.drawing.height) + 90))}px`;
   }
@@ -169,7 +173,7 @@ export class Stage implements CanvasHandle {
       for (const text of svg.querySelectorAll(texts)) text.setAttribute(by, String(at(Number(text.getAttribute(`data-${by}`)))));
     };
     move("[data-ticks] text", "x", (place) => x + k * place);
-    move("[data-names] text", "y", (place) => y + k * place + Math.min(18, k * LANE_TOP - 5));
+    move("[data-names] text", "y", (place) => y + k * place + Math.min(18, k * LANE_TOP - 3));
     if (this.frame === 0) {
       this.frame = requestAnimationFrame(() => {
         this.frame = 0;
@@ -325,7 +329,7 @@ export class Stage implements CanvasHandle {
   }
 }
 
-const HINT = "Point at an event to see its path; click to open it.";
+const HINT = "Point at an event to see its path; click it to open it. By keyboard: Tab into the graph, then arrow keys and Enter.";
 
 function boxIdAt(target: EventTarget | null): string | null {
   const element = target instanceof Element ? target.closest<SVGElement>("[data-id]") : null;

@@ -8,9 +8,9 @@ import { timeOfDay } from "./words";
 const NEVER_SEEN = "never seen";
 const INDENT = 16;
 /** Room in a lane above its boxes, for its name, and below them. */
-export const LANE_TOP = 26;
-const LANE_PADDING = 14;
-const ROW_GAP = 16;
+export const LANE_TOP = 22;
+const LANE_PADDING = 10;
+const ROW_GAP = 12;
 const BOX_GAP = 14;
 const TICK_SPACE = 96;
 const MOST_TICKS = 300;

@@ -26,8 +26,12 @@ export const MOST_ZOOM = 2.5;
 export const WORDS_ZOOM = 0.3;
 const LEAST_ZOOM = 0.02;
 const MARGIN = 28;
+/** Lanes bring room of their own. */
+const LANES_MARGIN = 12;
 /** A drawing that fits at this zoom is shown whole at first. */
 const READABLE = 0.72;
+/** As is one with lanes, of which the lower ones are the end of the story. */
+const READABLE_LANES = 0.65;
 const LEAST_FIRST = 0.45;
 const MOST_FIRST = 0.9;
 /** Share of the room that may stay blank at an end of the drawing. */
@@ -35,13 +39,14 @@ const BLANK = 0.2;
 
 /** Show all of a drawing, not larger than life. */
 export function fit(drawing: Drawing, size: Size): View {
-  const k = bounded(Math.min(1, (size.width - 2 * MARGIN) / drawing.width, (size.height - 2 * MARGIN) / drawing.height));
+  const around = 2 * marginOf(drawing);
+  const k = bounded(Math.min(1, (size.width - around) / drawing.width, (size.height - around) / drawing.height));
   return { k, x: (size.width - k * drawing.width) / 2, y: (size.height - k * drawing.height) / 2 };
 }
 
 /** Tell whether all of a drawing can be read at once. */
 export function fits(drawing: Drawing, size: Size): boolean {
-  return fit(drawing, size).k >= READABLE;
+  return fit(drawing, size).k >= (drawing.lanes.length > 0 ? READABLE_LANES : READABLE);
 }
 
 /** Show a box in the middle. */
@@ -56,22 +61,25 @@ export function centre(box: PlacedBox, size: Size, k: number): View {
 export function firstView(drawing: Drawing, focus: PlacedBox | undefined, size: Size): View {
   const whole = fit(drawing, size);
   if (!focus) return whole;
-  if (!fits(drawing, size)) {
+  // Lanes have a beginning, and nothing beyond their end.
+  if (!fits(drawing, size) && drawing.lanes.length === 0) {
     const view = centre(focus, size, nearZoom(drawing, focus, size));
     // An event at an end of the graph has much of the room to the other side.
     const y = withoutBlank(view.y, view.k * drawing.height, size.height);
-    return { ...view, y, x: drawing.lanes.length > 0 ? withoutBlank(view.x, view.k * drawing.width, size.width) : view.x };
+    return { ...view, y };
   }
-  const middle = centre(focus, size, whole.k);
+  const k = fits(drawing, size) ? whole.k : nearZoom(drawing, focus, size);
+  const middle = centre(focus, size, k);
+  const margin = marginOf(drawing);
   const within = (at: number, length: number, room: number) => {
-    const least = room - MARGIN - length;
-    return least < MARGIN ? (room - length) / 2 : Math.min(least, Math.max(MARGIN, at));
+    const [one, other] = [margin, room - margin - length];
+    return Math.min(Math.max(one, other), Math.max(Math.min(one, other), at));
   };
-  return {
-    k: whole.k,
-    x: within(middle.x, whole.k * drawing.width, size.width),
-    y: within(middle.y, whole.k * drawing.height, size.height),
-  };
+  return { k, x: within(middle.x, k * drawing.width, size.width), y: within(middle.y, k * drawing.height, size.height) };
+}
+
+function marginOf(drawing: Drawing): number {
+  return drawing.lanes.length > 0 ? LANES_MARGIN : MARGIN;
 }
 
 /** Move so that little stays blank before the beginning or after the end. */

@@ -86,7 +86,7 @@ export function leftOut(boxes: Box[], cut: boolean): string {
   if (causes > 0) parts.push(counted(causes, "cause"));
   if (effects > 0) parts.push(counted(effects, "effect"));
   const told = [];
-  if (parts.length > 0) told.push(`Not drawn: ${parts.join(" and ")}. Press a “+” to see more.`);
+  if (parts.length > 0) told.push(`Not drawn: ${parts.join(" and ")} of these events. Press a “+” to see more.`);
   if (cut) told.push("There are more events than one answer holds; the graph is not whole.");
   return told.join(" ");
 }

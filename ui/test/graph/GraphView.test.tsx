@@ -150,7 +150,7 @@ test("arrow keys walk and Enter opens", async () => {
 test("two generations of effects are shown, and + shows more of them", async () => {
   await show(loaderOf(chain(8)), idOf(0));
   expect(all("[data-id]")).toHaveLength(3);
-  expect(place.querySelector(".graph-summary")!.textContent).toContain("Not drawn: 1 effect.");
+  expect(place.querySelector(".graph-summary")!.textContent).toContain("Not drawn: 1 effect of these events.");
   await press("ArrowDown");
   await press("ArrowDown");
   await press("+");

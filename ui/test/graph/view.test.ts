@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { layout } from "../../src/graph/layout";
+import { timeline } from "../../src/graph/timeline";
 import type { Drawing, PlacedBox } from "../../src/graph/types";
 import { boxIn, centre, edgeIn, firstView, fit, fits, holds, reveal, seen, type View, zoomAt } from "../../src/graph/view";
 import { chain, demoDay, random } from "./graphs";
@@ -10,10 +11,10 @@ function focusOf(drawing: Drawing, id: string): PlacedBox {
   return drawing.nodes.find((box) => box.id === id)!;
 }
 
-function isSeen(box: PlacedBox, { x, y, k }: View): boolean {
+function isSeen(box: PlacedBox, { x, y, k }: View, within = size): boolean {
   const left = x + k * (box.x - box.width / 2);
   const top = y + k * (box.y - box.height / 2);
-  return left >= 0 && top >= 0 && left + k * box.width <= size.width && top + k * box.height <= size.height;
+  return left >= 0 && top >= 0 && left + k * box.width <= within.width && top + k * box.height <= within.height;
 }
 
 test("a drawing that fits is seen whole at first", () => {
@@ -43,6 +44,28 @@ test("a focus at the end of a long drawing is seen, with more room for the rest"
     expect(isSeen(focus, view)).toBe(true);
     expect(drawing.nodes.filter((box) => isSeen(box, view)).length).toBeGreaterThanOrEqual(4);
   }
+});
+
+test("a timeline begins with its first lanes, or ends with its last ones, without blank room", () => {
+  for (const at of [0, 59]) {
+    const lineage = chain(60, at);
+    lineage.nodes.forEach((node, index) => (node.source = `source ${index % 12}`));
+    const drawing = timeline(lineage);
+    expect(fits(drawing, size)).toBe(false);
+    const { x, y, k } = firstView(drawing, focusOf(drawing, lineage.focus), size);
+    expect(isSeen(focusOf(drawing, lineage.focus), { x, y, k })).toBe(true);
+    expect(y).toBeLessThanOrEqual(12);
+    expect(y + k * drawing.height).toBeGreaterThanOrEqual(size.height - 12);
+    expect(x).toBeLessThanOrEqual(12);
+  }
+});
+
+test("the timeline of a short day is seen whole at first", () => {
+  const lineage = demoDay();
+  const drawing = timeline(lineage);
+  const page = { width: 1232, height: 544 };
+  const view = firstView(drawing, focusOf(drawing, lineage.focus), page);
+  expect(drawing.nodes.every((box) => isSeen(box, view, page))).toBe(true);
 });
 
 test("all of a large drawing is seen when it is fitted", () => {

@@ -40,7 +40,7 @@ describe("the summary", () => {
     const lineage = star(3);
     lineage.nodes[1]!.children_total = 1200;
     lineage.nodes[2]!.parents_total = 2;
-    expect(leftOut(group(lineage).boxes, false)).toBe("Not drawn: 1 cause and 1,200 effects. Press a “+” to see more.");
+    expect(leftOut(group(lineage).boxes, false)).toBe("Not drawn: 1 cause and 1,200 effects of these events. Press a “+” to see more.");
     expect(leftOut(group(star(3)).boxes, false)).toBe("");
     expect(leftOut(group(star(3)).boxes, true)).toContain("not whole");
   });

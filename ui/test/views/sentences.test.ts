@@ -42,6 +42,9 @@ test("impact in a sentence", () => {
   );
   expect(impactSentence({ ...some, truncated: CUT })).toMatch(/^It led to at least 38 events.* so there may be more\.$/);
   const one = impact({ descendants: 1, by_type: { "a.failed": 1 }, by_status: { ok: 0, failed: 1, unknown: 0 } });
+  const two = { ...one, descendants: 2, by_type: { "a.failed": 2 }, by_status: { ok: 0, failed: 2, unknown: 0 } };
+  expect(impactSentence(two)).toBe("It led to 2 events: 2 a.failed. Both failed.");
+  expect(impactSentence({ ...two, descendants: 3, by_status: { ok: 0, failed: 3, unknown: 0 } })).toContain("All of them failed.");
   expect(impactSentence(one)).toBe("It led to 1 event: a.failed. That one failed.");
 });
 
@@ -85,10 +88,10 @@ test("outbox, index and groups in words", () => {
 test("dead letters and their jobs in words", () => {
   const stats = (patch: Partial<Stats>) => ({ dead_letters: 0, ...patch }) as Stats;
   expect(lettersSentence(stats({ dead_letters: null, dead_letters_detail: "The broker is away." }))).toBe("The broker is away.");
-  expect(lettersSentence(stats({ dead_letters: 3 }))).toBe("Consumers gave up 3 events.");
+  expect(lettersSentence(stats({ dead_letters: 3 }))).toBe("Consumers gave up on 3 events.");
   const job: Job = { job: "j", kind: "retry", total: 12, done: 5, skipped: 0, failed: 0, finished: false, error: null };
-  expect(jobSentence(job)).toBe("Giving back: 5 of 12…");
-  expect(jobSentence({ ...job, done: 11, skipped: 1, finished: true })).toBe("Given back to its consumers: 11 events. 1 was gone already.");
+  expect(jobSentence(job)).toBe("Retrying: 5 of 12…");
+  expect(jobSentence({ ...job, done: 11, skipped: 1, finished: true })).toBe("Given to their consumers again: 11 events. 1 was gone already.");
   expect(jobSentence({ ...job, finished: true, failed: 7, error: { code: "x", detail: "The broker is away." } })).toBe(
     "It ended early after 5 of 12: The broker is away.",
   );
@@ -107,6 +110,9 @@ test("what was looked for is in the address, and times have an offset for the se
 test("what was found, in a sentence that does not promise too much", () => {
   expect(foundSentence(0, null, false, true)).toBe("Looking…");
   expect(foundSentence(0, 120, false, false)).toBe("Nothing found among 120 events.");
+  expect(foundSentence(0, null, false, false, true)).toBe("There is no event yet.");
+  expect(foundSentence(50, null, true, false, true)).toBe("50 events, newest first; there are older ones.");
+  expect(foundSentence(2, null, false, false, true)).toBe("2 events, newest first.");
   expect(foundSentence(0, 10_000, true, false)).toBe("Nothing yet among the newest 10,000 events. There are older ones.");
   expect(foundSentence(3, 10_000, true, false)).toBe("3 found among 10,000 events, newest first; there are older ones to look at.");
 });

@@ -11,7 +11,7 @@ const DEEP = 6;
 
 export function Fields({ of, depth = 0 }: { of: Record<string, unknown>; depth?: number }): JSX.Element {
   const entries = Object.entries(of);
-  if (entries.length === 0) return <p class="hint">nothing</p>;
+  if (entries.length === 0) return <p class="hint">empty</p>;
   return (
     <dl class="fields">
       {entries.map(([name, value]) => (

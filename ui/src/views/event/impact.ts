@@ -20,7 +20,13 @@ export function impactSentence(impact: Impact): string {
   const by = makers > 1 ? ` by ${many(makers, "source")}` : "";
   const parts = [`It led to ${isCut ? "at least " : ""}${many(descendants, "event")}${by}${within}: ${listed(named)}.`];
   const { failed } = impact.by_status;
-  if (failed > 0) parts.push(descendants === 1 ? "That one failed." : `${count(failed)} of them failed.`);
+  if (failed > 0) parts.push(failedSentence(failed, descendants));
   if (isCut) parts.push("Counting ended at the limit, so there may be more.");
   return parts.join(" ");
+}
+
+function failedSentence(failed: number, descendants: number): string {
+  if (descendants === 1) return "That one failed.";
+  if (failed < descendants) return `${count(failed)} of them failed.`;
+  return descendants === 2 ? "Both failed." : "All of them failed.";
 }

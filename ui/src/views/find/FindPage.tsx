@@ -98,9 +98,14 @@ function Results({ asked }: { asked: Asked }): JSX.Element {
   return (
     <section aria-label="Results" aria-busy={found.busy}>
       <p role="status" class="found-status">
-        {foundSentence(found.items.length, found.counted ? found.searched : null, found.next !== null, found.busy)}
+        {foundSentence(found.items.length, found.counted ? found.searched : null, found.next !== null, found.busy, pageQuery(asked) === "")}
       </p>
       {chosen.length >= 2 ? <Relation ids={chosen} onClear={() => setChosen([])} /> : null}
+      {found.items.length >= 2 && chosen.length < 2 ? (
+        <p class="hint">
+          {chosen.length === 0 ? "Tick two or more events to see how they are related." : "Tick another one to see how they are related."}
+        </p>
+      ) : null}
       <ul class="event-list found">
         {found.items.map((envelope) => (
           <li key={envelope.event_id}>
@@ -133,12 +138,17 @@ function Results({ asked }: { asked: Asked }): JSX.Element {
   );
 }
 
-/** Return what was found in a sentence. `searched`: events looked at, null where the server does not count them; pure. */
-export function foundSentence(found: number, searched: number | null, hasMore: boolean, busy: boolean): string {
+/**
+ * Return what was found in a sentence. `searched`: events looked at, null where the server does not count them.
+ * `everything`: nothing was asked for, so that all events are listed. Pure.
+ */
+export function foundSentence(found: number, searched: number | null, hasMore: boolean, busy: boolean, everything = false): string {
   if (busy && found === 0) return searched ? `Looking further back; ${many(searched, "event")} so far…` : "Looking…";
   const among = searched === null ? "" : ` among ${many(searched, "event")}`;
+  if (found === 0 && !hasMore && everything) return "There is no event yet.";
   if (found === 0) {
     return hasMore ? `Nothing yet${among === "" ? "" : among.replace(" among", " among the newest")}. There are older ones.` : `Nothing found${among}.`;
   }
+  if (everything) return `${many(found, "event")}, newest first${hasMore ? "; there are older ones" : ""}.`;
   return `${count(found)} found${among}, newest first${hasMore ? "; there are older ones to look at" : ""}.`;
 }

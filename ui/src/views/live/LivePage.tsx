@@ -92,7 +92,7 @@ function Stream({ pattern, stats }: { pattern: string; stats: Stats | null }): J
             <dd>{rate(lastMinute)}</dd>
           </div>
           <div>
-            <dt>received here</dt>
+            <dt>since this page opened</dt>
             <dd>{count(told.received)}</dd>
           </div>
         </dl>

@@ -15,7 +15,7 @@ export function TypeTable({ stats, error, pattern }: { stats: Stats | null; erro
     <>
       {stats.dead_letters !== null && stats.dead_letters > 0 ? (
         <p class="notice notice-warn">
-          Consumers gave up {many(stats.dead_letters, "event")}. <a href="/state">See which</a>
+          Consumers gave up on {many(stats.dead_letters, "event")}. <a href="/state">See which</a>
         </p>
       ) : null}
       <table class="types">

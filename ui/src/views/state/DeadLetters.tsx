@@ -1,4 +1,4 @@
-/** What consumers gave up, by consumer and error; one of them or a whole group is given back. */
+/** What consumers gave up on, by consumer and error; one of them or a whole group is retried. */
 
 import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -14,7 +14,7 @@ const JOB_EVERY_MS = 500;
 
 export function DeadLetters(): JSX.Element {
   const groups = useLoad("dead letters", api.deadLetterGroups, EVERY_SECONDS);
-  // Kept here: a group that was given back is no longer in the list.
+  // Kept here: a group that was retried is no longer in the list.
   const [said, setSaid] = useState("");
   if (groups.value === null) return groups.error === null ? <p class="hint">Asking…</p> : <Trouble error={groups.error} retry={groups.reload} />;
   return (
@@ -61,7 +61,7 @@ function Group({ group, onSay, onChange }: { group: DeadLetterGroup; onSay(sente
     <li class="letter-group">
       <div class="letter-head">
         <p>
-          <strong>{count(group.count)}</strong> given up by <code>{who}</code> with <span class="failed">{group.error}</span>
+          <strong>{many(group.count, "event")}</strong> failed in <code>{who}</code> with <span class="failed">{group.error}</span>
           <span class="hint">
             {" "}
             {group.count > 1 ? (
@@ -74,13 +74,13 @@ function Group({ group, onSay, onChange }: { group: DeadLetterGroup; onSay(sente
           </span>
         </p>
         <button type="button" disabled={isBusy || group.group === null} onClick={() => void retry()}>
-          {group.count === 1 ? "Give it back" : `Give all ${count(group.count)} back`}
+          {group.count === 1 ? "Retry" : `Retry all ${count(group.count)}`}
         </button>
       </div>
       <p class="letter-reason">{group.sample.reason}</p>
       {error === null ? null : <Trouble error={error} />}
       <details onToggle={(event) => setOpen(event.currentTarget.open)}>
-        <summary>{group.count === 1 ? "Look at it" : `Look at them`}</summary>
+        <summary>{group.count === 1 ? "Show it" : "Show them"}</summary>
         {isOpen ? <Letters group={group} onSay={onSay} onChange={onChange} /> : null}
       </details>
     </li>
@@ -92,7 +92,7 @@ function Letters({ group, onSay, onChange }: { group: DeadLetterGroup; onSay(sen
   const cursor = cursors.at(-1) ?? null;
   const page = useLoad(`letters ${group.key} ${cursor}`, (signal) => api.deadLetters(group.key, cursor, signal));
   const changed = (letter: DeadLetter) => {
-    onSay(`${letter.event_type} ${shortId(letter.event_id)} was given back to its consumers.`);
+    onSay(`${letter.event_type} ${shortId(letter.event_id)} was given to its consumers again.`);
     page.reload();
     onChange();
   };
@@ -147,8 +147,8 @@ function Letter({ letter, onChange }: { letter: DeadLetter; onChange(): void }):
             {many(letter.attempts, "attempt")}, given up <When time={letter.dead_at} form="ago" />
           </span>
         </p>
-        <button type="button" disabled={isBusy || letter.group === null} onClick={() => void retry()} aria-label={`Give ${letter.event_type} ${shortId(letter.event_id)} back`}>
-          Give back
+        <button type="button" disabled={isBusy || letter.group === null} onClick={() => void retry()} aria-label={`Retry ${letter.event_type} ${shortId(letter.event_id)}`}>
+          Retry
         </button>
       </div>
       <p class="letter-reason">{letter.reason}</p>

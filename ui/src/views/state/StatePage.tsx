@@ -1,4 +1,4 @@
-/** How the bus is: what it needs, what waits, what consumers gave up. */
+/** How the bus is: what it needs, what waits, what consumers gave up on. */
 
 import type { ComponentChildren, JSX } from "preact";
 
@@ -34,7 +34,7 @@ export function StatePage(): JSX.Element {
         <h2 id="letters-title">Dead letters</h2>
         <p>
           {stats.value === null ? "" : lettersSentence(stats.value)}{" "}
-          <span class="hint">Events that a consumer gave up after its attempts. They stay until they are given back or discarded.</span>
+          <span class="hint">A dead letter is an event that a consumer could not handle in any of its attempts. It stays until it is retried, here or with <code>bb dlq retry</code>, or discarded with <code>bb dlq discard</code>.</span>
         </p>
         <DeadLetters />
       </section>
@@ -70,7 +70,11 @@ function Parts({ ready }: { ready: Readiness }): JSX.Element {
             {ready.store.detail} {index}
           </p>
         </Card>
-        <Card title="Outbox" tone={ready.outbox.ok ? (ready.outbox.waiting + ready.outbox.set_aside > 0 ? "warn" : "good") : "bad"}>
+        <Card
+          title="Outbox"
+          tone={ready.outbox.ok ? (ready.outbox.waiting + ready.outbox.set_aside > 0 ? "warn" : "good") : "bad"}
+          word={ready.outbox.on ? undefined : "not used"}
+        >
           <p>
             {ready.outbox.ok ? "" : `${ready.outbox.detail} `}
             {outboxSentence(ready.outbox)}
@@ -82,11 +86,11 @@ function Parts({ ready }: { ready: Readiness }): JSX.Element {
   );
 }
 
-function Card({ title, tone, what, children }: { title: string; tone: Tone; what?: string; children: ComponentChildren }): JSX.Element {
+function Card({ title, tone, word, what, children }: { title: string; tone: Tone; word?: string | undefined; what?: string; children: ComponentChildren }): JSX.Element {
   return (
     <article class={`card card-${tone}`}>
       <h3>
-        <Mark tone={tone} /> {title} <span class="card-word">{tone === "good" ? "works" : tone === "warn" ? "look here" : "does not work"}</span>
+        <Mark tone={tone} /> {title} <span class="card-word">{word ?? (tone === "good" ? "works" : tone === "warn" ? "look here" : "does not work")}</span>
       </h3>
       {what === undefined ? null : <p class="what">{what}</p>}
       {children}
@@ -136,18 +140,18 @@ function Flow({ stats }: { stats: Loaded<Stats> }): JSX.Element {
         )}
       </section>
       <section aria-labelledby="groups-title">
-        <h2 id="groups-title">Groups of consumers</h2>
+        <h2 id="groups-title">Consumer groups</h2>
         {unknown !== null ? (
           <p>{unknown}</p>
         ) : groups.length === 0 ? (
-          <p class="hint">No group has subscribed. A Consumer makes one when it starts.</p>
+          <p class="hint">None has subscribed. A consumer makes its group when it starts, as with <code>bb consume</code>.</p>
         ) : (
           <table class="groups">
             <thead>
               <tr>
                 <th scope="col">group</th>
-                <th scope="col">takes</th>
-                <th scope="col">how far it is</th>
+                <th scope="col">event types</th>
+                <th scope="col">progress</th>
               </tr>
             </thead>
             <tbody>

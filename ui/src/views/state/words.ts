@@ -20,7 +20,7 @@ export function verdict(ready: Readiness): Verdict {
     const outbox = ready.outbox.on ? "and the outbox takes nothing more" : "and there is no outbox to keep them";
     return { tone: "bad", title: "Events cannot be accepted.", sentence: `The bus does not answer ${outbox}. Publishers are told to try again.` };
   }
-  if (!ready.degraded) return { tone: "good", title: "Everything works.", sentence: "Events are accepted, kept and connected with their causes." };
+  if (!ready.degraded) return { tone: "good", title: "The bus works.", sentence: "Events are accepted, kept and connected with their causes." };
   const parts: string[] = [];
   if (!ready.transport.ok) parts.push("The bus does not answer: events are kept on disk in the outbox, and forwarded when it is back.");
   if (!ready.store.ok) parts.push("The index of causes does not answer: causes are kept on disk, and questions about them have to wait.");
@@ -64,14 +64,14 @@ export function lagSentence(group: GroupLag): string {
 /** Return how many dead letters there are. */
 export function lettersSentence(stats: Stats): string {
   if (stats.dead_letters === null) return stats.dead_letters_detail ?? "How many there are cannot be said now.";
-  return stats.dead_letters === 0 ? "None: consumers gave up nothing." : `Consumers gave up ${many(stats.dead_letters, "event")}.`;
+  return stats.dead_letters === 0 ? "None." : `Consumers gave up on ${many(stats.dead_letters, "event")}.`;
 }
 
 /** Return how far a job is, or its outcome. */
 export function jobSentence(job: Job): string {
   const total = job.total === null ? "" : ` of ${count(job.total)}`;
-  if (!job.finished) return `Giving back: ${count(job.done)}${total}…`;
+  if (!job.finished) return `Retrying: ${count(job.done)}${total}…`;
   const skipped = job.skipped > 0 ? ` ${count(job.skipped)} ${job.skipped === 1 ? "was" : "were"} gone already.` : "";
   if (job.error !== null) return `It ended early after ${count(job.done)}${total}: ${job.error.detail}${skipped}`;
-  return `Given back to its consumers: ${many(job.done, "event")}.${skipped}`;
+  return `Given to their consumers again: ${many(job.done, "event")}.${skipped}`;
 }
