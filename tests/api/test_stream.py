@@ -133,9 +133,12 @@ async def test_a_slow_reader_is_told_and_goes_on_where_it_left_off(tmp_path: Pat
             got = await source.next()
         assert position_of(got.data["missed_from"]) == len(slow)
         assert "slower" in got.data["reason"]
+        while (got := await source.next_of_any()).event != "hello":
+            slow.append(got.data["event_id"])
+        # It has caught up, and is no longer behind.
+        assert got.data == {"resumed": True, "cursor": cursor_of(len(sent))}
         slow += await source.ids(len(sent) - len(slow))
         assert slow == sent
-        # It has caught up, and is no longer behind.
         assert await _send(client, 10) == await source.ids(10)
 
 
@@ -166,6 +169,21 @@ async def test_what_the_log_has_forgotten_is_a_gap(tmp_path: Path) -> None:
             await source.next_of("hello")
             gap = await source.next_of("gap")
             assert gap.data["after"] == cursor_of(5)
+            assert await source.ids(10) == sent[10:]
+
+
+async def test_what_was_forgotten_since_the_log_was_empty_is_a_gap(tmp_path: Path) -> None:
+    async with api(tmp_path, stream_ring_events=4) as client:
+        async with _stream(client) as source:
+            empty = (await source.next_of("hello")).id
+        sent = await _send(client, 20)
+        async with _stream(client, after=empty) as source:
+            await source.next_of("hello")
+            assert await source.ids(20) == sent
+        await _forget(client, 10)
+        async with _stream(client, after=empty) as source:
+            await source.next_of("hello")
+            assert (await source.next_of("gap")).data["after"] == empty
             assert await source.ids(10) == sent[10:]
 
 
@@ -308,6 +326,8 @@ async def test_a_log_that_cannot_be_read_is_told_once_and_nothing_is_lost(client
         assert trouble.data == {"code": "transport_unavailable", "detail": "The log is on holiday."}
         sent = await _send(client, 5)
         away.is_away.clear()
+        # Also where nothing was published meanwhile.
+        assert (await source.next_of("hello")).data["resumed"] is True
         assert await source.ids(5) == sent
 
 
@@ -323,6 +343,9 @@ async def test_a_stream_that_begins_without_a_log_says_so_and_begins_when_it_is_
         await resumed.next_of("hello")
         await resumed.next_of("trouble")
         away.is_away.clear()
+        again = await source.next_of("hello")
+        assert (again.id, again.data) == (cursor_of(2), {"resumed": False, "cursor": cursor_of(2)})
+        assert (await resumed.next_of("hello")).data["resumed"] is True
         await resumed.ids(1)
         assert await _send(client, 2) == await source.ids(2)
         assert len(await resumed.ids(2)) == 2
