@@ -22,6 +22,8 @@ import type {
 } from "./types";
 
 const KEY = "bloodbank.key";
+/** What a header can hold. */
+const SENDABLE = /^[\x20-\x7e\xa0-\xff]+$/;
 const ENTER_ONE = "Enter one that may read, to look at the bus.";
 
 /** Counts the keys that were given: what depends on a key asks again when it moves. */
@@ -74,6 +76,11 @@ export function address(path: string, parameters: Record<string, string | number
 export async function request(url: string, init: RequestInit = {}, accepted: readonly number[] = []): Promise<Response> {
   const headers = new Headers(init.headers);
   const sent = key();
+  if (sent !== null && !SENDABLE.test(sent)) {
+    const why = "The key has characters that no request can carry, so it cannot be one of this server's.";
+    keyWanted.value = why;
+    throw new ApiError(401, "key_required", why);
+  }
   if (sent !== null) headers.set("Authorization", `Bearer ${sent}`);
   let response: Response;
   try {

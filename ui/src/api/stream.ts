@@ -75,6 +75,8 @@ async function readConnection(
       clearTimeout(watchdog);
       watchdog = setTimeout(stop, SILENCE_MS);
       handle(frames.push(decoder.decode(value, { stream: true })), position, listener, onOpen);
+      // A gap, and a heartbeat behind what does not fit, move on as well as events do.
+      if (frames.id !== "") position.cursor = frames.id;
     }
   } finally {
     clearTimeout(watchdog);
