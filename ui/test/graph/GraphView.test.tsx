@@ -239,6 +239,29 @@ test("a graph that cannot be loaded says why, and can be asked for again", async
   expect(place.querySelector('[role="alert"]')).toBeNull();
 });
 
+test("going back before the other event's graph has come ends the waiting, and its failure is not told", async () => {
+  const whole = loaderOf(demoDay());
+  let fail: (why: Error) => void = () => undefined;
+  const away = new Promise<Lineage>((_, reject) => (fail = reject));
+  const load: Load = (id, ...more) => (id === idOf(1) ? away : whole(id, ...more));
+  const page = (id: string) => (
+    <GraphView id={id} depth={null} up={null} mode="graph" colour="domain" load={load} onNavigate={() => undefined} onOptions={() => undefined} />
+  );
+  await act(async () => render(page(idOf(7)), place));
+  await settled();
+  await act(async () => render(page(idOf(1)), place));
+  expect(place.querySelector("section")?.getAttribute("aria-busy")).toBe("true");
+  await act(async () => render(page(idOf(7)), place));
+  await settled();
+  await act(async () => render(page(idOf(1)), place));
+  await act(async () => fail(new Error("The index is away.")));
+  await settled();
+  expect(place.textContent).toContain("The index is away.");
+  await act(async () => render(page(idOf(7)), place));
+  await settled();
+  expect(place.textContent).not.toContain("The index is away.");
+});
+
 test("an answer that is cut is said to be", async () => {
   await show(loaderOf(star(900), 400), idOf(0));
   expect(place.querySelector(".graph-summary")!.textContent).toContain("the graph is not whole");
