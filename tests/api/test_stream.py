@@ -32,6 +32,11 @@ async def _send(client: httpx.AsyncClient, count: int, event_type: str = "call.r
     return [str(envelope.event_id) for envelope in envelopes]
 
 
+def _said(*, resumed: bool, cursor: str | None) -> dict[str, Any]:
+    """Return what `hello` says where the settings are the default."""
+    return {"resumed": resumed, "cursor": cursor, "heartbeat_seconds": 15.0}
+
+
 def _stream(client: httpx.AsyncClient, **arguments: Any) -> Any:
     return event_source(app_of(client), **arguments)
 
@@ -43,7 +48,7 @@ async def test_what_is_published_comes_in_order_with_its_envelope(client: httpx.
         assert source.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert source.headers["cache-control"] == "no-store"
         hello = await source.next_of("hello")
-        assert hello.data == {"resumed": False, "cursor": hello.id}
+        assert hello.data == _said(resumed=False, cursor=hello.id)
         first = await client.post(
             "/events/llm/prompt",
             json={"provider": "a", "prompt": "line\nline\r\u2028"},
@@ -74,7 +79,7 @@ async def test_a_client_goes_on_behind_the_last_event_that_it_got(client: httpx.
     async with _stream(client, headers={"Last-Event-ID": cursor}) as source:
         hello = await source.next_of("hello")
         # Its cursor is where the log ends, and not where this client goes on.
-        assert (hello.data, hello.id) == ({"resumed": True, "cursor": cursor_of(9)}, "")
+        assert (hello.data, hello.id) == (_said(resumed=True, cursor=cursor_of(9)), "")
         sent += await _send(client, 1)
         assert await source.ids(7) == sent[3:]
 
@@ -136,7 +141,7 @@ async def test_a_slow_reader_is_told_and_goes_on_where_it_left_off(tmp_path: Pat
         while (got := await source.next_of_any()).event != "hello":
             slow.append(got.data["event_id"])
         # It has caught up, and is no longer behind.
-        assert got.data == {"resumed": True, "cursor": cursor_of(len(sent))}
+        assert got.data == _said(resumed=True, cursor=cursor_of(len(sent)))
         slow += await source.ids(len(sent) - len(slow))
         assert slow == sent
         assert await _send(client, 10) == await source.ids(10)
@@ -338,13 +343,13 @@ async def test_a_stream_that_begins_without_a_log_says_so_and_begins_when_it_is_
     away = _Away(client)
     away.is_away.set()
     async with _stream(client) as source, _stream(client, after=cursor_of(1)) as resumed:
-        assert (await source.next_of("hello")).data == {"resumed": False, "cursor": None}
+        assert (await source.next_of("hello")).data == _said(resumed=False, cursor=None)
         await source.next_of("trouble")
         await resumed.next_of("hello")
         await resumed.next_of("trouble")
         away.is_away.clear()
         again = await source.next_of("hello")
-        assert (again.id, again.data) == (cursor_of(2), {"resumed": False, "cursor": cursor_of(2)})
+        assert (again.id, again.data) == (cursor_of(2), _said(resumed=False, cursor=cursor_of(2)))
         assert (await resumed.next_of("hello")).data["resumed"] is True
         await resumed.ids(1)
         assert await _send(client, 2) == await source.ids(2)

@@ -92,7 +92,8 @@ class Follower:
         """Return what a stream begins with, and what says that all is well again."""
         head = self._feed.ring.head
         cursor = cursor_of(head) if self._feed.begun else None
-        hello = _frame("hello", {"resumed": self._position is not None, "cursor": cursor})
+        said = {"resumed": self._position is not None, "cursor": cursor, "heartbeat_seconds": self._heartbeat_seconds}
+        hello = _frame("hello", said)
         if self._position is not None or cursor is None:
             return hello
         # With an id: whoever is cut off before the first event has come goes on from here.

@@ -105,6 +105,31 @@ test("when the log answers again, the page no longer says that it does not", asy
   expect(states.map(({ kind }) => kind)).toEqual(["connecting", "open", "trouble", "resumed", "lost"]);
 });
 
+test.each([
+  [1, 46],
+  [60, 181],
+])("with a heartbeat every %d s a silent connection is lost after %d s", async (heartbeat, seconds) => {
+  const stopping = new AbortController();
+  const states: string[] = [];
+  vi.stubGlobal("fetch", async (_url: string, init: RequestInit) => {
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(new TextEncoder().encode(HELLO.replace("}", `, "heartbeat_seconds": ${heartbeat}}`)));
+        init.signal!.addEventListener("abort", () => controller.error(new DOMException("Aborted.", "AbortError")));
+      },
+    });
+    return new Response(body);
+  });
+  const done = readStream("#", { onEvents: () => undefined, onState: ({ kind }) => states.push(kind) }, stopping.signal);
+  await vi.advanceTimersByTimeAsync((seconds - 2) * 1000);
+  expect(states).toEqual(["connecting", "open"]);
+  await vi.advanceTimersByTimeAsync(2000);
+  expect(states[2]).toBe("lost");
+  stopping.abort();
+  await vi.runAllTimersAsync();
+  await done;
+});
+
 test("a server that does not answer is asked again, and the page says so", async () => {
   const server = serve([new TypeError("refused"), stream(HELLO, event("C1", "one"))]);
   const { texts, states } = await server.run();
