@@ -11,10 +11,9 @@ import httpx
 import pytest
 
 from bloodbank import create_envelope
-from bloodbank.errors import TransportUnavailable
 from bloodbank.http.cursors import cursor_of, position_of
-from bloodbank.transports.base import LogEntry
 from tests.api.http_app import api, app_of, assert_problem, bus_of
+from tests.api.logs import Away
 from tests.api.sse import DEADLINE_SECONDS, event_source
 from tests.conformance.messages import message, publish
 
@@ -286,42 +285,8 @@ async def test_when_the_server_stops_streams_end_at_once_and_none_begins(client:
         assert_problem(refused, 503, "not_open")
 
 
-class _Away:
-    """A log that can be away, in place of the transport's own reading."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.transport = bus_of(client).publisher.transport
-        self.is_away = asyncio.Event()
-        self._read = self.transport.read_log
-        self.transport.read_log = self.read_log  # type: ignore[method-assign]
-
-    async def read_log(self, **arguments: Any) -> AsyncIterator[LogEntry]:
-        self._require()
-        leaving = asyncio.create_task(self.is_away.wait())
-        entries = self._read(**arguments)
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(entries, None))
-                await asyncio.wait([coming, leaving], return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    await asyncio.wait([coming])
-                    self._require()
-                if (entry := coming.result()) is None:
-                    return
-                yield entry
-        finally:
-            leaving.cancel()
-            await asyncio.wait([leaving])
-            await entries.aclose()
-
-    def _require(self) -> None:
-        if self.is_away.is_set():
-            raise TransportUnavailable("The log is on holiday.")
-
-
 async def test_a_log_that_cannot_be_read_is_told_once_and_nothing_is_lost(client: httpx.AsyncClient) -> None:
-    away = _Away(client)
+    away = Away(client)
     async with _stream(client) as source:
         await source.next_of("hello")
         sent = await _send(client, 3)
@@ -340,7 +305,7 @@ async def test_a_stream_that_begins_without_a_log_says_so_and_begins_when_it_is_
     client: httpx.AsyncClient,
 ) -> None:
     await _send(client, 2)
-    away = _Away(client)
+    away = Away(client)
     away.is_away.set()
     async with _stream(client) as source, _stream(client, after=cursor_of(1)) as resumed:
         assert (await source.next_of("hello")).data == _said(resumed=False, cursor=None)
