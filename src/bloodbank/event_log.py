@@ -25,6 +25,8 @@ LARGEST_WINDOW = 5000
 """Most entries of the log in memory for a page."""
 SEARCH_WINDOW = 1000
 """The same for a search, which reads more bodies than it returns."""
+LARGEST_WINDOW_BYTES = 33_554_432
+"""Most bytes of their bodies; the last entry is kept whatever its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,9 @@ class EventLog:
                 break
             if wanted.search and asyncio.get_running_loop().time() >= enough_at:
                 break
-            window = min(window * 4, largest)
+            # Of large events fewer: what does not fit would be read in vain.
+            average = sum(len(entry.message.body) for entry in entries) // len(entries)
+            window = min(window * 4, largest, max(1, LARGEST_WINDOW_BYTES // max(1, average)))
         return Page(tuple(found), end, scanned)
 
     async def resolve(self, text: str) -> UUID:
@@ -148,17 +152,24 @@ class EventLog:
             yield _envelopes(deliveries)
 
     async def _window(self, end: int | None, size: int) -> list[LogEntry]:
-        """Return up to about `size` entries before a position, or the last ones, in the order of the log."""
+        """Return up to about `size` entries before a position, or the last ones, in the order of the log.
+
+        Those that are large are fewer: the last ones that LARGEST_WINDOW_BYTES hold.
+        """
         start = -size if end is None else max(-1, end - size - 1)
         step = size
         # The last ones count: behind a gap there can be more than were asked for.
-        entries: deque[LogEntry] = deque(maxlen=size)
+        entries: deque[LogEntry] = deque()
+        held = 0
         async with self._in_time("list events"):
             while True:
                 async for entry in self._transport.read_log(after=None if start == -1 else start):
                     if end is not None and entry.position >= end:
                         break
                     entries.append(entry)
+                    held += len(entry.message.body)
+                    while len(entries) > size or (held > LARGEST_WINDOW_BYTES and len(entries) > 1):
+                        held -= len(entries.popleft().message.body)
                 # Retention leaves gaps at the beginning; below them there is nothing.
                 if entries or end is None or start == -1:
                     return list(entries)

@@ -211,6 +211,16 @@ async def test_without_keys_a_page_of_another_site_can_change_nothing(
     assert (await unguarded.get("/events", headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
+async def test_without_keys_a_page_of_another_site_takes_no_place_of_a_stream(
+    unguarded: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    # A cursor that is none: what is let through ends here.
+    address = "/events/stream?after=none!"
+    assert_problem(await unguarded.get(address, headers=headers), 403, "cross_site")
+    assert_problem(await unguarded.get(address), 400, "invalid_query")
+
+
 @pytest.mark.parametrize("headers", SAME_SITE, ids=str)
 async def test_without_keys_programs_and_our_own_pages_may(
     unguarded: httpx.AsyncClient, headers: dict[str, str]

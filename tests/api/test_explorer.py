@@ -148,3 +148,7 @@ async def test_the_page_answers_head_and_no_other_method(client: httpx.AsyncClie
 
 def test_the_page_is_no_part_of_the_described_api() -> None:
     assert not {path for path in create_app().openapi()["paths"] if explorer.is_explorer(path)}
+
+
+async def test_a_name_that_is_too_long_for_a_file_is_not_found(client: httpx.AsyncClient, built: Path) -> None:
+    assert_problem(await client.get(f"/assets/{'a' * 300}.js"), 404, "route_not_found")

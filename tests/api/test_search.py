@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from bloodbank import event_log
+from bloodbank.transports.base import LogEntry
 from tests.api.http_app import api, assert_problem
 
 SEARCH_LIMIT = 150
@@ -95,3 +98,25 @@ async def test_a_search_that_cannot_be_made_is_400(
 ) -> None:
     response = await client.get("/events", params=params)
     assert about in assert_problem(response, 400, "invalid_query")["detail"]
+
+
+async def test_large_events_are_looked_through_a_few_at_a_time_and_all_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "LARGEST_WINDOW_BYTES", 50_000)
+    held: list[int] = []
+    look = event_log._look  # pyright: ignore[reportPrivateUsage]
+
+    def looking(entries: Sequence[LogEntry], *others: Any) -> Any:
+        held.append(sum(len(entry.message.body) for entry in entries))
+        return look(entries, *others)
+
+    monkeypatch.setattr(event_log, "_look", looking)
+    async with api(tmp_path) as client:
+        events = [{"event_type": "call.recorded", "payload": {"text": "x" * 9_000, "n": f"<{n}>"}} for n in range(60)]
+        await client.post("/events/batch", json=events)
+        for query in ("text=<0>", "type=call.recorded&text=<0>"):
+            answer = (await client.get(f"/events?{query}")).json()
+            assert (len(answer["items"]), answer["searched"]) == (1, 60)
+        assert len((await client.get("/events?limit=60")).json()["items"]) == 60
+    assert max(held) <= 50_000

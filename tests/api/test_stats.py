@@ -14,8 +14,10 @@ import pytest
 from bloodbank import create_envelope
 from bloodbank.errors import TransportUnavailable
 from bloodbank.http import statistics
+from bloodbank.http.feed import Feed
 from bloodbank.http.shapes import Stats
 from tests.api.http_app import api, app_of, bus_of
+from tests.api.logs import Away
 from tests.api.sse import DEADLINE_SECONDS, event_source
 from tests.conformance.messages import messages, set_aside
 
@@ -144,3 +146,30 @@ async def test_many_who_ask_at_once_cost_one_question(
     monkeypatch.setattr(transport, "dead_letter_count", counted)
     await asyncio.gather(*(_stats(client) for _ in range(20)))
     assert asked == 1
+
+
+async def test_what_was_published_while_the_log_could_not_be_read_is_not_taken_for_what_happens_now(
+    client: httpx.AsyncClient,
+) -> None:
+    transport = bus_of(client).publisher.transport
+    ahead = timedelta()
+    async with Feed(transport, bus_of(client).settings, clock=lambda: datetime.now(UTC) + ahead) as feed:
+        away = Away(client)
+        await feed.start()
+        away.is_away.set()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while feed.trouble is None:
+                await asyncio.sleep(0)
+        await _send(client, 25)
+        ahead = timedelta(seconds=30)
+        away.is_away.clear()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while feed.ring.head < 25:
+                await asyncio.sleep(0)
+        await _send(client, 1)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while feed.ring.head < 26:
+                await asyncio.sleep(0)
+        ahead += timedelta(seconds=1)
+        counts = feed.rates.per_second()
+    assert (sum(counts), sum(counts[-20:])) == (26, 1)

@@ -11,10 +11,9 @@ import httpx
 import pytest
 
 from bloodbank import create_envelope
-from bloodbank.errors import TransportUnavailable
 from bloodbank.http.cursors import cursor_of, position_of
-from bloodbank.transports.base import LogEntry
 from tests.api.http_app import api, app_of, assert_problem, bus_of
+from tests.api.logs import Away
 from tests.api.sse import DEADLINE_SECONDS, event_source
 from tests.conformance.messages import message, publish
 
@@ -32,6 +31,11 @@ async def _send(client: httpx.AsyncClient, count: int, event_type: str = "call.r
     return [str(envelope.event_id) for envelope in envelopes]
 
 
+def _said(*, resumed: bool, cursor: str | None) -> dict[str, Any]:
+    """Return what `hello` says where the settings are the default."""
+    return {"resumed": resumed, "cursor": cursor, "heartbeat_seconds": 15.0}
+
+
 def _stream(client: httpx.AsyncClient, **arguments: Any) -> Any:
     return event_source(app_of(client), **arguments)
 
@@ -43,7 +47,7 @@ async def test_what_is_published_comes_in_order_with_its_envelope(client: httpx.
         assert source.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert source.headers["cache-control"] == "no-store"
         hello = await source.next_of("hello")
-        assert hello.data == {"resumed": False, "cursor": hello.id}
+        assert hello.data == _said(resumed=False, cursor=hello.id)
         first = await client.post(
             "/events/llm/prompt",
             json={"provider": "a", "prompt": "line\nline\r\u2028"},
@@ -74,7 +78,7 @@ async def test_a_client_goes_on_behind_the_last_event_that_it_got(client: httpx.
     async with _stream(client, headers={"Last-Event-ID": cursor}) as source:
         hello = await source.next_of("hello")
         # Its cursor is where the log ends, and not where this client goes on.
-        assert (hello.data, hello.id) == ({"resumed": True, "cursor": cursor_of(9)}, "")
+        assert (hello.data, hello.id) == (_said(resumed=True, cursor=cursor_of(9)), "")
         sent += await _send(client, 1)
         assert await source.ids(7) == sent[3:]
 
@@ -133,9 +137,12 @@ async def test_a_slow_reader_is_told_and_goes_on_where_it_left_off(tmp_path: Pat
             got = await source.next()
         assert position_of(got.data["missed_from"]) == len(slow)
         assert "slower" in got.data["reason"]
+        while (got := await source.next_of_any()).event != "hello":
+            slow.append(got.data["event_id"])
+        # It has caught up, and is no longer behind.
+        assert got.data == _said(resumed=True, cursor=cursor_of(len(sent)))
         slow += await source.ids(len(sent) - len(slow))
         assert slow == sent
-        # It has caught up, and is no longer behind.
         assert await _send(client, 10) == await source.ids(10)
 
 
@@ -166,6 +173,21 @@ async def test_what_the_log_has_forgotten_is_a_gap(tmp_path: Path) -> None:
             await source.next_of("hello")
             gap = await source.next_of("gap")
             assert gap.data["after"] == cursor_of(5)
+            assert await source.ids(10) == sent[10:]
+
+
+async def test_what_was_forgotten_since_the_log_was_empty_is_a_gap(tmp_path: Path) -> None:
+    async with api(tmp_path, stream_ring_events=4) as client:
+        async with _stream(client) as source:
+            empty = (await source.next_of("hello")).id
+        sent = await _send(client, 20)
+        async with _stream(client, after=empty) as source:
+            await source.next_of("hello")
+            assert await source.ids(20) == sent
+        await _forget(client, 10)
+        async with _stream(client, after=empty) as source:
+            await source.next_of("hello")
+            assert (await source.next_of("gap")).data["after"] == empty
             assert await source.ids(10) == sent[10:]
 
 
@@ -263,42 +285,8 @@ async def test_when_the_server_stops_streams_end_at_once_and_none_begins(client:
         assert_problem(refused, 503, "not_open")
 
 
-class _Away:
-    """A log that can be away, in place of the transport's own reading."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.transport = bus_of(client).publisher.transport
-        self.is_away = asyncio.Event()
-        self._read = self.transport.read_log
-        self.transport.read_log = self.read_log  # type: ignore[method-assign]
-
-    async def read_log(self, **arguments: Any) -> AsyncIterator[LogEntry]:
-        self._require()
-        leaving = asyncio.create_task(self.is_away.wait())
-        entries = self._read(**arguments)
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(entries, None))
-                await asyncio.wait([coming, leaving], return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    await asyncio.wait([coming])
-                    self._require()
-                if (entry := coming.result()) is None:
-                    return
-                yield entry
-        finally:
-            leaving.cancel()
-            await asyncio.wait([leaving])
-            await entries.aclose()
-
-    def _require(self) -> None:
-        if self.is_away.is_set():
-            raise TransportUnavailable("The log is on holiday.")
-
-
 async def test_a_log_that_cannot_be_read_is_told_once_and_nothing_is_lost(client: httpx.AsyncClient) -> None:
-    away = _Away(client)
+    away = Away(client)
     async with _stream(client) as source:
         await source.next_of("hello")
         sent = await _send(client, 3)
@@ -308,6 +296,8 @@ async def test_a_log_that_cannot_be_read_is_told_once_and_nothing_is_lost(client
         assert trouble.data == {"code": "transport_unavailable", "detail": "The log is on holiday."}
         sent = await _send(client, 5)
         away.is_away.clear()
+        # Also where nothing was published meanwhile.
+        assert (await source.next_of("hello")).data["resumed"] is True
         assert await source.ids(5) == sent
 
 
@@ -315,14 +305,17 @@ async def test_a_stream_that_begins_without_a_log_says_so_and_begins_when_it_is_
     client: httpx.AsyncClient,
 ) -> None:
     await _send(client, 2)
-    away = _Away(client)
+    away = Away(client)
     away.is_away.set()
     async with _stream(client) as source, _stream(client, after=cursor_of(1)) as resumed:
-        assert (await source.next_of("hello")).data == {"resumed": False, "cursor": None}
+        assert (await source.next_of("hello")).data == _said(resumed=False, cursor=None)
         await source.next_of("trouble")
         await resumed.next_of("hello")
         await resumed.next_of("trouble")
         away.is_away.clear()
+        again = await source.next_of("hello")
+        assert (again.id, again.data) == (cursor_of(2), _said(resumed=False, cursor=cursor_of(2)))
+        assert (await resumed.next_of("hello")).data["resumed"] is True
         await resumed.ids(1)
         assert await _send(client, 2) == await source.ids(2)
         assert len(await resumed.ids(2)) == 2

@@ -63,6 +63,17 @@ async def test_a_server_with_keys_is_asked_for_one_that_is_right_and_may_read(gu
         assert READER not in page.url
 
 
+async def test_all_of_an_events_page_comes_when_the_key_was_given(guarded: ApiServer) -> None:
+    (event_id,) = await published(guarded.url, made("memo.filed"), key=WRITER)
+    async with explorer(guarded.url, f"/e/{event_id}") as page:
+        prompt = page.get_by_role("dialog", name="This server asks for a key")
+        await prompt.get_by_label("API key").fill(READER)
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".event-payload")).to_contain_text("We ship on Friday.")
+        await expect(graph(page)).to_have_attribute("data-nodes", "1")
+        await expect(page.locator(".graph-problem")).to_have_count(0)
+
+
 async def test_a_store_that_is_away_is_said_and_found_again(store: RedisServer) -> None:
     server = ApiServer(REDIS_HOST="127.0.0.1", REDIS_PORT=str(store.port), BLOODBANK_BREAKER_RESET_SECONDS="0.5")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 from anyio import to_thread
-from playwright.async_api import expect
+from playwright.async_api import Response, Route, expect
 
 from tests.browser.graphs import made
 from tests.browser.pages import PATIENCE_MS, connected, explorer, published, received, until_received
@@ -93,6 +93,30 @@ async def test_an_empty_bus_says_how_to_begin_and_plays_the_demo(server: ApiServ
         await page.get_by_role("button", name="Play the demo").click()
         await page.wait_for_url(f"{server.url}/e/*")
         await expect(page.get_by_test_id("graph")).to_be_visible()
+
+
+async def test_whoever_went_elsewhere_while_the_demo_was_played_stays_there(server: ApiServer) -> None:
+    async with explorer(server.url) as page:
+        held = anyio.Event()
+        played = anyio.Event()
+
+        async def hold(route: Route) -> None:
+            await held.wait()
+            await route.continue_()
+
+        def answered(response: Response) -> None:
+            if response.url.endswith("/demo"):
+                played.set()
+
+        await page.route("**/demo", hold)
+        page.on("response", answered)
+        await page.get_by_role("button", name="Play the demo").click()
+        await page.get_by_role("link", name="State", exact=True).click()
+        held.set()
+        await played.wait()
+        await page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        await expect(page.get_by_role("heading", name="State of the bus")).to_be_visible()
+        assert page.url == f"{server.url}/state"
 
 
 async def test_the_command_of_the_empty_page_publishes_an_event_that_appears(server: ApiServer) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from aiormq.channel import Channel
+from aiormq.connection import Connection
 
+from bloodbank.transports import _rabbit_groups
 from bloodbank.transports import _rabbit_wire as wire
 from bloodbank.transports._rabbit_log import Start
 from bloodbank.transports.base import GroupState
@@ -61,6 +64,31 @@ async def test_a_group_whose_queue_was_deleted_is_not_told(rabbit_server: Rabbit
         await publish(transport, *messages(2))
         groups = await _until(transport, lambda groups: [group.name for group in groups] == ["here"])
         assert groups[0].waiting == 2
+
+
+async def test_a_queue_that_is_not_there_is_asked_for_once_in_a_while_and_found_when_its_group_comes_back(
+    rabbit_server: RabbitServer, exchange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker closes a channel for each such question, and writes an error into its log."""
+    opened: list[Connection] = []
+    opens = _rabbit_groups.open_channel
+
+    async def counted(connection: Connection) -> Channel:
+        opened.append(connection)
+        return await opens(connection)
+
+    monkeypatch.setattr(_rabbit_groups, "open_channel", counted)
+    async with transport_at(rabbit_server.url, exchange) as transport:
+        async with transport.subscribe("#", group="gone", prefetch=1):
+            await _until(transport, lambda groups: len(groups) == 1)
+        await wire.delete(await transport._consuming.connection(), transport._names.group("gone"))
+        assert await transport.groups() == []
+        opened.clear()
+        for _ in range(5):
+            assert await transport.groups() == []
+        assert opened == []
+        async with transport.subscribe("#", group="gone", prefetch=1):
+            await _until(transport, lambda groups: len(groups) == 1)
 
 
 async def test_a_stream_of_names_that_was_deleted_is_filled_again(rabbit_server: RabbitServer, exchange: str) -> None:

@@ -62,6 +62,19 @@ def test_what_was_accepted_before_counts_in_its_own_second_unless_that_was_long_
     assert known.last_seen == NOON + timedelta(seconds=5)
 
 
+def test_what_was_missed_counts_in_its_own_second_and_always_in_the_total() -> None:
+    clock = _Clock()
+    counts = Rates(clock)
+    counts.count("a.b", NOON)
+    clock.go(100)
+    counts.count_missed("a.b", NOON + timedelta(seconds=10))
+    counts.count_missed("a.b", NOON + timedelta(seconds=97))
+    clock.go(1)
+    assert counts.per_second() == [0] * 56 + [1, 0, 0, 0]
+    (known,) = counts.types(1)
+    assert (known.last_minute, known.total, known.last_seen) == (1, 3, NOON + timedelta(seconds=97))
+
+
 def test_a_clock_that_steps_back_loses_nothing() -> None:
     clock = _Clock()
     counts = Rates(clock)

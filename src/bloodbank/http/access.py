@@ -11,8 +11,8 @@
 | the rest | scope `publish` | this machine |
 
 Without keys, what changes something is refused when a page of another site sent it, as `Sec-Fetch-Site` or `Origin`
-tell: a browser sends such a request for anybody, and only keeps the answer to itself. Webhooks are refused then in any
-case; their senders are no browsers.
+tell: a browser sends such a request for anybody, and only keeps the answer to itself. So is the event stream, of which
+such a page could take all places. Webhooks are refused then in any case; their senders are no browsers.
 
 "This machine" means a loopback client that asked for a loopback name: a web page that has pointed its own
 name to 127.0.0.1 (DNS rebinding) is refused. `admin` includes the other scopes. What is not listed needs a
@@ -39,6 +39,7 @@ from bloodbank.http.refusals import CrossSite, KeyRequired, LoopbackOnly, ScopeM
 ALWAYS_OPEN = frozenset({"/healthz", "/livez"})
 DESCRIPTION = frozenset({"/docs", "/openapi.json"})
 SIGNED = "/webhooks/"
+STREAM = "/events/stream"
 ADMINISTERED = ("/outbox", "/dlq", "/jobs/", "/replay")
 PLAIN_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -83,28 +84,28 @@ def _check(scope: AsgiScope) -> None:
     if path in ALWAYS_OPEN:
         return
     if path.startswith(SIGNED):
-        _require_same_site(scope)
+        _require_same_site(scope, path)
         return
     bus = bus_in(scope)
     if not bus.keys:
-        _require_same_site(scope)
+        _require_same_site(scope, path)
         if not bus.settings.allow_anonymous:
             _require_loopback(scope)
     elif path not in DESCRIPTION and not is_explorer(path):
         _require_key(scope, bus.keys, _needed(path, scope["method"]))
 
 
-def _require_same_site(scope: AsgiScope) -> None:
-    """Refuse what changes something and was sent by a page of another site; other clients send neither header."""
-    if scope["method"] in SAFE_METHODS:
+def _require_same_site(scope: AsgiScope, path: str) -> None:
+    """Refuse what does something and was sent by a page of another site; other clients send neither header."""
+    if scope["method"] in SAFE_METHODS and path != STREAM:
         return
     site, origins = header(scope, b"sec-fetch-site"), headers(scope, b"origin")
     hosts = [host.strip().lower() for host in headers(scope, b"host")]
     is_ours = all(_authority(origin) in hosts for origin in origins)
     if (site or "none").strip().lower() not in ("none", "same-origin") or not is_ours:
         raise CrossSite(
-            "A web page of another site sent this, and it would change something. Nothing was done. Send it from a "
-            "program, or from a page of this server."
+            "A web page of another site sent this, and it would change something or hold a stream open. Nothing was "
+            "done. Send it from a program, or from a page of this server."
         )
 
 

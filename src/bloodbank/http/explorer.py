@@ -9,6 +9,7 @@ server, and nothing else.
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -87,6 +88,11 @@ async def _read(path: Path) -> bytes | None:
         return await to_thread.run_sync(path.read_bytes)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    except OSError as error:
+        # No file can have a name of that length.
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
 
 
 ROUTES = (

@@ -119,6 +119,8 @@ class Feed:
         self.begun = False
         self.epoch = 0
         self.since: datetime | None = None
+        # Up to here it came while the log could not be read.
+        self._missed_until = BEFORE_ALL
         self._clock = clock
         self._seed = min(SEED_ENTRIES, settings.stream_ring_events)
         self._answer_seconds = settings.query_timeout_seconds
@@ -194,6 +196,9 @@ class Feed:
             logger.warning("The log ends before what was read of it already: it is another one than before.")
             self.ring.begin_anew(last)
             self.epoch += 1
+            self._missed_until = last
+        else:
+            self._missed_until = await self._last_position()
         if self.trouble is not None:
             logger.warning("The log can be read again.")
         self.trouble = None
@@ -229,7 +234,9 @@ class Feed:
             self.transport.read_log(after=head if head >= 0 else None, follow=True, patient=False)
         ) as entries:
             async for entry in entries:
-                self.rates.count(entry.message.routing_key, entry.logged_at)
+                is_missed = entry.position <= self._missed_until
+                count = self.rates.count_missed if is_missed else self.rates.count
+                count(entry.message.routing_key, entry.logged_at)
                 self.ring.add(Kept(entry))
                 for wake in self._listeners:
                     wake.set()

@@ -21,6 +21,8 @@ MOST_BYTES_TOGETHER = 1_048_576
 """A send ends with the event that reaches this many bytes."""
 LOOP_ENTRIES = 50
 """So many entries of the log are gone through before others get their turn."""
+FIRST_POSITION = 1
+"""A log that has forgotten nothing begins here or below."""
 HEARTBEAT = b": heartbeat\n"
 
 SLOW = "This reader was slower than the events came. It goes on from the log where it left off."
@@ -41,7 +43,6 @@ class Follower:
         self._feed = feed
         self._fits = fits
         self._heartbeat_seconds = heartbeat_seconds
-        self._resumed = after is not None
         # How far it has come; None before the end of the log is known.
         self._position = after
         # Behind which the client would go on if it were cut off now.
@@ -50,6 +51,7 @@ class Follower:
         self._is_checked = after is None
         self._is_live = False
         self._told_trouble = False
+        self._told_behind = False
         self._spoke_at = 0.0
 
     async def chunks(self) -> AsyncGenerator[bytes]:
@@ -87,13 +89,16 @@ class Follower:
         return False
 
     def _hello(self) -> bytes:
-        cursor = cursor_of(self._feed.ring.head) if self._feed.begun else None
-        hello = _frame("hello", {"resumed": self._resumed, "cursor": cursor})
-        if self._resumed or cursor is None:
+        """Return what a stream begins with, and what says that all is well again."""
+        head = self._feed.ring.head
+        cursor = cursor_of(head) if self._feed.begun else None
+        said = {"resumed": self._position is not None, "cursor": cursor, "heartbeat_seconds": self._heartbeat_seconds}
+        hello = _frame("hello", said)
+        if self._position is not None or cursor is None:
             return hello
         # With an id: whoever is cut off before the first event has come goes on from here.
-        self._position = self._told_position = self._feed.ring.head
-        return _id_line(self._feed.ring.head) + hello
+        self._position = self._told_position = head
+        return _id_line(head) + hello
 
     def _heartbeat(self) -> bytes:
         """Return a comment and, where events were passed over that do not fit, the id that moves on behind them."""
@@ -109,18 +114,24 @@ class Follower:
             yield self._trouble(feed.trouble)
             return
         if self._position is None:
+            self._told_trouble = False
+            yield self._hello()
+        if self._position is None:
             self._position = feed.ring.head
         if self._epoch != feed.epoch or not await self._is_of_this_log(self._position):
             yield self._begin_anew(OTHER_LOG, feed.ring.head)
         if self._position < feed.ring.floor:
             if self._is_live:
-                self._is_live = False
+                self._is_live, self._told_behind = False, True
                 yield _frame("behind", {"missed_from": cursor_of(self._position), "reason": SLOW})
             async with aclosing(self._from_log(self._position)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
-        self._is_live, self._told_trouble = True, False
+        self._is_live = True
+        if self._told_trouble or self._told_behind:
+            self._told_trouble = self._told_behind = False
+            yield self._hello()
         yield self._advanced(feed.ring.after(self._position, MOST_TOGETHER, MOST_BYTES_TOGETHER))
 
     async def _is_of_this_log(self, position: int) -> bool:
@@ -148,7 +159,7 @@ class Follower:
             async with aclosing(self._feed.transport.read_log(after=position - 1 if position > 0 else None)) as entries:
                 async for entry in entries:
                     count += 1
-                    if count == 1 and position >= 0 and entry.position > position + 1:
+                    if count == 1 and entry.position > max(position + 1, FIRST_POSITION):
                         yield _gap(position, EVENT_GONE)
                     if count % LOOP_ENTRIES == 0:
                         await asyncio.sleep(0)
@@ -172,8 +183,6 @@ class Follower:
             await asyncio.sleep(RETRY_SECONDS)
             if not count and await self._ends_before(position):
                 yield self._begin_anew(ALL_GONE, self._feed.ring.floor)
-        else:
-            self._told_trouble = False
 
     def _advanced(self, entries: Sequence[Kept]) -> bytes:
         """Move on behind some entries; return those that are sent."""

@@ -50,6 +50,15 @@ class Rates:
         if age <= SECONDS:
             self._add(event_type, max(age, 0), logged_at)
 
+    def count_missed(self, event_type: str, logged_at: datetime) -> None:
+        """Count an event that should have been counted before: as `count_past`, and however long ago in the total."""
+        self._advance()
+        age = self._second - int(logged_at.timestamp())
+        if age <= SECONDS:
+            self._add(event_type, max(age, 0), logged_at)
+        else:
+            self._add_to_total(event_type, logged_at)
+
     def per_second(self) -> list[int]:
         """Return how many came in each of the last 60 whole seconds, the oldest first."""
         self._advance()
@@ -68,6 +77,9 @@ class Rates:
         named = event_type if event_type in self._minute or len(self._minute) < MOST_TYPES else OTHERS
         self._seconds[SECONDS - age][named] += 1
         self._minute[named] += 1
+        self._add_to_total(event_type, logged_at)
+
+    def _add_to_total(self, event_type: str, logged_at: datetime) -> None:
         known = self._types.get(event_type)
         if known is None:
             if len(self._types) >= MOST_TYPES:

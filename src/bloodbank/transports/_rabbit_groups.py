@@ -38,6 +38,8 @@ REGISTRY_BYTES = 5_000_000
 SEGMENT_BYTES = 1_000_000
 RETRY_SECONDS = 5.0
 """Pause before a group is made known again that could not be."""
+ABSENT_SECONDS = 30.0
+"""How long a queue that was not there is not asked for: the broker closes the channel, and logs an error, each time."""
 MOST_GROUPS = 1000
 """Most groups that are asked about, those that became known last."""
 
@@ -58,6 +60,8 @@ class Groups:
         self._timeout_seconds = timeout_seconds
         # {group: its patterns}, in the order in which they became known.
         self._known: dict[str, set[str]] = {}
+        # {group: when its queue may be asked for again}
+        self._absent: dict[str, float] = {}
         self._reading = asyncio.Lock()
         # Of this process: (group, pattern).
         self._own: set[tuple[str, str]] = set()
@@ -65,6 +69,7 @@ class Groups:
 
     def announce(self, group: str, patterns: Iterable[str]) -> None:
         """Make a group known, in the background, and again whenever the broker is found."""
+        self._absent.pop(group, None)
         self._own.update((group, pattern) for pattern in patterns)
         self.look_again()
 
@@ -91,14 +96,18 @@ class Groups:
         """Return how many messages each queue has; without those that are not there any more."""
         found: dict[str, int] = {}
         channel: Channel | None = None
+        now = asyncio.get_running_loop().time()
         try:
             for group in groups:
+                if now < self._absent.get(group, now):
+                    continue
                 if channel is None:
                     channel = await open_channel(connection)
                 try:
                     answer = await channel.queue_declare(self._names.group(group), passive=True)
                 except ChannelNotFoundEntity:
                     channel = None  # The broker closes it with this answer.
+                    self._absent[group] = now + ABSENT_SECONDS
                 else:
                     found[group] = answer.message_count or 0
         finally:
@@ -116,6 +125,7 @@ class Groups:
                 async for entry in entries:
                     if entry is None:
                         self._known.clear()
+                        self._absent.clear()
                         continue
                     group, pattern = (wire.header_of(entry, name) for name in (wire.GROUP_HEADER, wire.PATTERN_HEADER))
                     if isinstance(group, str) and isinstance(pattern, str) and self._names.is_group(group):

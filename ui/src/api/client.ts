@@ -2,6 +2,7 @@
 
 import { signal } from "@preact/signals";
 
+import { keptIn } from "../app/storage";
 import type {
   CommonCauses,
   DeadLetter,
@@ -22,6 +23,9 @@ import type {
 } from "./types";
 
 const KEY = "bloodbank.key";
+const tab = keptIn(() => sessionStorage);
+/** What a header can hold. */
+const SENDABLE = /^[\x20-\x7e\xa0-\xff]+$/;
 const ENTER_ONE = "Enter one that may read, to look at the bus.";
 
 /** Counts the keys that were given: what depends on a key asks again when it moves. */
@@ -46,13 +50,12 @@ export class ApiError extends Error {
 
 /** Return the key of this tab, or null. */
 export function key(): string | null {
-  return sessionStorage.getItem(KEY);
+  return tab.get(KEY);
 }
 
 /** Keep a key, or forget it, and let everything be asked again. */
 export function useKey(value: string | null): void {
-  if (value === null) sessionStorage.removeItem(KEY);
-  else sessionStorage.setItem(KEY, value);
+  tab.set(KEY, value);
   keyWanted.value = null;
   keyGiven.value += 1;
 }
@@ -74,6 +77,11 @@ export function address(path: string, parameters: Record<string, string | number
 export async function request(url: string, init: RequestInit = {}, accepted: readonly number[] = []): Promise<Response> {
   const headers = new Headers(init.headers);
   const sent = key();
+  if (sent !== null && !SENDABLE.test(sent)) {
+    const why = "The key has characters that no request can carry, so it cannot be one of this server's.";
+    keyWanted.value = why;
+    throw new ApiError(401, "key_required", why);
+  }
   if (sent !== null) headers.set("Authorization", `Bearer ${sent}`);
   let response: Response;
   try {

@@ -16,6 +16,11 @@ export class FrameReader {
   #rest = "";
   #id = "";
 
+  /** The last id that was sent, also by what was no frame; empty while none was. */
+  get id(): string {
+    return this.#id;
+  }
+
   /** Return the frames that are complete now. A frame without data is none; comments are left out. */
   push(text: string): Frame[] {
     const frames: Frame[] = [];

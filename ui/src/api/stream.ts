@@ -17,8 +17,10 @@ export interface StreamListener {
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 10_000;
-/** Three heartbeats of the default: a connection that says nothing for so long is taken for dead. */
+/** Until the server has said how often it speaks: three heartbeats of the default. */
 const SILENCE_MS = 45_000;
+/** A connection that says nothing for so many heartbeats is taken for dead. */
+const SILENT_HEARTBEATS = 3;
 
 /** Read until the signal aborts, connecting again whenever a connection ends. Never rejects. */
 export async function readStream(pattern: string, listener: StreamListener, signal: AbortSignal): Promise<void> {
@@ -59,7 +61,12 @@ async function readConnection(
   const connection = new AbortController();
   const stop = () => connection.abort();
   signal.addEventListener("abort", stop);
-  let watchdog = setTimeout(stop, SILENCE_MS);
+  let silenceMs = SILENCE_MS;
+  let watchdog = setTimeout(stop, silenceMs);
+  const onHello = (heartbeatSeconds: unknown) => {
+    onOpen();
+    if (typeof heartbeatSeconds === "number") silenceMs = Math.max(SILENCE_MS, SILENT_HEARTBEATS * 1000 * heartbeatSeconds);
+  };
   try {
     const headers: Record<string, string> = { Accept: "text/event-stream" };
     if (position.cursor !== null) headers["Last-Event-ID"] = position.cursor;
@@ -72,9 +79,11 @@ async function readConnection(
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
+      handle(frames.push(decoder.decode(value, { stream: true })), position, listener, onHello);
+      // A gap, and a heartbeat behind what does not fit, move on as well as events do.
+      if (frames.id !== "") position.cursor = frames.id;
       clearTimeout(watchdog);
-      watchdog = setTimeout(stop, SILENCE_MS);
-      handle(frames.push(decoder.decode(value, { stream: true })), position, listener, onOpen);
+      watchdog = setTimeout(stop, silenceMs);
     }
   } finally {
     clearTimeout(watchdog);
@@ -87,7 +96,7 @@ function handle(
   frames: Frame[],
   position: { cursor: string | null },
   listener: StreamListener,
-  onOpen: () => void,
+  onHello: (heartbeatSeconds: unknown) => void,
 ): void {
   let texts: string[] = [];
   const hand = () => {
@@ -103,7 +112,7 @@ function handle(
     hand();
     const said = JSON.parse(frame.data) as Record<string, unknown>;
     if (frame.event === "hello") {
-      onOpen();
+      onHello(said["heartbeat_seconds"]);
       const resumed = said["resumed"] === true;
       if (position.cursor === null && typeof said["cursor"] === "string") position.cursor = said["cursor"];
       listener.onState(

@@ -2,17 +2,20 @@
 
 import { signal } from "@preact/signals";
 
+import { keptIn } from "./storage";
+
 export const THEMES = ["auto", "light", "dark"] as const;
 export type Theme = (typeof THEMES)[number];
 
 const STORED = "bloodbank.theme";
+const browser = keptIn(() => localStorage);
 
 /** What was chosen; `auto` follows the system. */
 export const theme = signal<Theme>(stored());
 
 /** Choose, and remember it in this browser. */
 export function chooseTheme(chosen: Theme): void {
-  localStorage.setItem(STORED, chosen);
+  browser.set(STORED, chosen);
   theme.value = chosen;
   applyTheme();
 }
@@ -24,6 +27,6 @@ export function applyTheme(): void {
 }
 
 function stored(): Theme {
-  const found = localStorage.getItem(STORED);
+  const found = browser.get(STORED);
   return THEMES.find((name) => name === found) ?? "auto";
 }

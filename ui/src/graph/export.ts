@@ -163,7 +163,17 @@ export function toMermaid(lineage: Lineage): string {
   return `${lines.join("\n")}\n`;
 }
 
-/** Write all that Mermaid or HTML may take for their own as entities, by the character's number. */
+/**
+ * Write what Mermaid or HTML may take for their own as entities, by the character's number: all but letters, digits,
+ * spaces and what joins words. Names of icons (fa:fa-car) and formulas Mermaid looks for after it has read the entities;
+ * a space of no width keeps them apart. The server does the same.
+ */
 function mermaidText(text: string): string {
-  return text.replace(/[^\p{L}\p{N} .,:_\-/@+]/gu, (character) => `#${character.codePointAt(0)};`);
+  return text.replace(/[^\p{L}\p{N} ]/gu, (character, at: number) => {
+    const [before, after] = [text.slice(0, at), text.slice(at + character.length)];
+    const joins = /^[._-]$/.test(character) && /[\p{L}\p{N}]$/u.test(before) && /^[\p{L}\p{N}]/u.test(after);
+    // www. begins a link.
+    if (joins && !/www$/i.test(before)) return character;
+    return `#${character.codePointAt(0)};${/^(:fa-|\$\$)/.test(character + after) ? "#8203;" : ""}`;
+  });
 }

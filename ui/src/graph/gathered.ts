@@ -30,7 +30,12 @@ export function useGathered(load: Load, id: string, up: number | null, down: num
   loader.current = load;
   useEffect(() => {
     const had = held.current;
-    if (had && had.gathered.isWhole && had.gathered.lineage.focus === id && had.round === round) return;
+    if (had && had.gathered.isWhole && had.gathered.lineage.focus === id && had.round === round) {
+      // What was asked for another event meanwhile, and why that failed, is of no interest here.
+      setLoading(false);
+      setProblem(null);
+      return;
+    }
     let isCurrent = true;
     setLoading(true);
     setNotice("");

@@ -1,6 +1,6 @@
 /** What the reader let out of a graph: generations of single events, and events of groups. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { type Holding, messageOf } from "./gathered";
 import { EXPAND_STEP } from "./group";
@@ -32,6 +32,8 @@ export function useOpened(focus: string, load: Load, holding: Holding): Opening 
   const [opened, setOpened] = useState<Opened>(CLOSED);
   const { gathered, setNotice, replace } = holding;
   useEffect(() => setOpened(CLOSED), [focus]);
+  const focusNow = useRef(focus);
+  focusNow.current = focus;
 
   const expand = (box: PlacedBox) => {
     setOpened((now) => ({ ...now, groups: new Map(now.groups).set(box.id, (now.groups.get(box.id) ?? 0) + EXPAND_STEP) }));
@@ -47,12 +49,13 @@ export function useOpened(focus: string, load: Load, holding: Holding): Opening 
       setNotice(`Asking for ${word}s…`);
       try {
         const lineage = await grow(load, gathered.lineage, lacking, way);
+        if (focusNow.current !== focus) return;
         const added = lineage.nodes.length - gathered.lineage.nodes.length;
         const isNew = added > 0 || lineage.edges.length > gathered.lineage.edges.length;
         replace(gathered, { ...gathered, lineage });
         setNotice(isNew ? `${counted(added, word)} added.` : `The ${word}s that are not drawn are no longer kept.`);
       } catch (error) {
-        setNotice(`The ${word}s could not be loaded. ${messageOf(error)}`);
+        if (focusNow.current === focus) setNotice(`The ${word}s could not be loaded. ${messageOf(error)}`);
         return;
       }
     }

@@ -300,6 +300,11 @@ export class Stage implements CanvasHandle {
     let isDrag = false;
     const stop = new AbortController();
     const move = (moved: PointerEvent) => {
+      if (moved.buttons === 0) {
+        // The button was released where the drawing did not hear it.
+        end();
+        return;
+      }
       const [dx, dy] = [moved.clientX - start.x, moved.clientY - start.y];
       if (!isDrag && Math.hypot(dx, dy) < DRAG_PIXELS) return;
       if (!isDrag) svg.setPointerCapture(event.pointerId);

@@ -85,6 +85,51 @@ test("a connection without an event goes on from the position that the server na
   expect(server.asked.map(({ headers }) => headers.get("Last-Event-ID"))).toEqual([null, "C0", "C0"]);
 });
 
+test("after a gap it goes on from where the server says, also when no event came", async () => {
+  const gap = 'id: C9\nevent: gap\ndata: {"after": "C1", "detail": "Another log."}\n\n';
+  const server = serve([stream(HELLO, event("C1", "one")), stream(gap), stream()]);
+  await server.run();
+  expect(server.asked.map(({ headers }) => headers.get("Last-Event-ID"))).toEqual([null, "C1", "C9", "C9"]);
+});
+
+test("what does not fit is not read again: an id without an event moves on", async () => {
+  const server = serve([stream(HELLO, event("C1", "one"), ": heartbeat\nid: C7\n\n"), stream()]);
+  await server.run();
+  expect(server.asked.map(({ headers }) => headers.get("Last-Event-ID"))).toEqual([null, "C7", "C7"]);
+});
+
+test("when the log answers again, the page no longer says that it does not", async () => {
+  const trouble = 'event: trouble\ndata: {"code": "transport_unavailable", "detail": "Away."}\n\n';
+  const again = 'event: hello\ndata: {"resumed": true, "cursor": "C1"}\n\n';
+  const { states } = await serve([stream(HELLO, trouble, again)]).run();
+  expect(states.map(({ kind }) => kind)).toEqual(["connecting", "open", "trouble", "resumed", "lost"]);
+});
+
+test.each([
+  [1, 46],
+  [60, 181],
+])("with a heartbeat every %d s a silent connection is lost after %d s", async (heartbeat, seconds) => {
+  const stopping = new AbortController();
+  const states: string[] = [];
+  vi.stubGlobal("fetch", async (_url: string, init: RequestInit) => {
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(new TextEncoder().encode(HELLO.replace("}", `, "heartbeat_seconds": ${heartbeat}}`)));
+        init.signal!.addEventListener("abort", () => controller.error(new DOMException("Aborted.", "AbortError")));
+      },
+    });
+    return new Response(body);
+  });
+  const done = readStream("#", { onEvents: () => undefined, onState: ({ kind }) => states.push(kind) }, stopping.signal);
+  await vi.advanceTimersByTimeAsync((seconds - 2) * 1000);
+  expect(states).toEqual(["connecting", "open"]);
+  await vi.advanceTimersByTimeAsync(2000);
+  expect(states[2]).toBe("lost");
+  stopping.abort();
+  await vi.runAllTimersAsync();
+  await done;
+});
+
 test("a server that does not answer is asked again, and the page says so", async () => {
   const server = serve([new TypeError("refused"), stream(HELLO, event("C1", "one"))]);
   const { texts, states } = await server.run();
@@ -119,6 +164,15 @@ test("the key of this tab is sent", async () => {
   const server = serve([stream(HELLO)]);
   await server.run();
   expect(server.asked[0]?.headers.get("Authorization")).toBe("Bearer a-key");
+});
+
+test("a key that no header can hold is refused in words, and another one is asked for", async () => {
+  useKey("schlüssel-€");
+  const server = serve([stream(HELLO)]);
+  const { states } = await server.run();
+  expect(server.asked).toHaveLength(0);
+  expect(states.at(-1)?.kind).toBe("refused");
+  expect(keyWanted.value).toContain("characters");
 });
 
 test("the pattern is sent, and all types are none", async () => {

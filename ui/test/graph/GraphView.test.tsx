@@ -239,6 +239,65 @@ test("a graph that cannot be loaded says why, and can be asked for again", async
   expect(place.querySelector('[role="alert"]')).toBeNull();
 });
 
+test("what was asked for one event says nothing of the next one", async () => {
+  const made = [{}, { parents: [0] }, { parents: [1] }, ...Array.from({ length: 700 }, () => ({ parents: [2], type: "a.b" }))];
+  const whole = loaderOf(lineageOf(made));
+  let answer: () => void = () => undefined;
+  const load: Load = async (id, direction, depth, limit) => {
+    if (id === idOf(2) && direction === "descendants" && depth === 1) await new Promise<void>((resolve) => (answer = resolve));
+    return whole(id, direction, depth, limit);
+  };
+  const page = (id: string) => (
+    <GraphView id={id} depth={2} up={1} mode="graph" colour="domain" load={load} onNavigate={() => undefined} onOptions={() => undefined} />
+  );
+  await act(async () => render(page(idOf(0)), place));
+  await settled();
+  await click(place.querySelector(`[data-grow="down"][data-box="${idOf(2)}"]`)!);
+  expect(place.querySelector(".graph-notice")!.textContent).toBe("Asking for effects…");
+  await act(async () => render(page(idOf(1)), place));
+  await settled();
+  await act(async () => answer());
+  await settled();
+  expect(place.querySelector(".graph-notice")!.textContent).toBe("");
+});
+
+test("a drag that ended outside moves nothing any more", async () => {
+  await show(loaderOf(demoDay()), idOf(7));
+  const world = () => place.querySelector("[data-world]")!.getAttribute("transform");
+  const pointer = (type: string, x: number, buttons: number) =>
+    svg().dispatchEvent(new PointerEvent(type, { clientX: x, clientY: 5, button: 0, buttons, pointerId: 1, bubbles: true }));
+  pointer("pointerdown", 5, 1);
+  const before = world();
+  // The button was released where the drawing does not hear it.
+  pointer("pointermove", 60, 0);
+  expect(world()).toBe(before);
+  pointer("pointermove", 90, 1);
+  expect(world()).toBe(before);
+});
+
+test("going back before the other event's graph has come ends the waiting, and its failure is not told", async () => {
+  const whole = loaderOf(demoDay());
+  let fail: (why: Error) => void = () => undefined;
+  const away = new Promise<Lineage>((_, reject) => (fail = reject));
+  const load: Load = (id, ...more) => (id === idOf(1) ? away : whole(id, ...more));
+  const page = (id: string) => (
+    <GraphView id={id} depth={null} up={null} mode="graph" colour="domain" load={load} onNavigate={() => undefined} onOptions={() => undefined} />
+  );
+  await act(async () => render(page(idOf(7)), place));
+  await settled();
+  await act(async () => render(page(idOf(1)), place));
+  expect(place.querySelector("section")?.getAttribute("aria-busy")).toBe("true");
+  await act(async () => render(page(idOf(7)), place));
+  await settled();
+  await act(async () => render(page(idOf(1)), place));
+  await act(async () => fail(new Error("The index is away.")));
+  await settled();
+  expect(place.textContent).toContain("The index is away.");
+  await act(async () => render(page(idOf(7)), place));
+  await settled();
+  expect(place.textContent).not.toContain("The index is away.");
+});
+
 test("an answer that is cut is said to be", async () => {
   await show(loaderOf(star(900), 400), idOf(0));
   expect(place.querySelector(".graph-summary")!.textContent).toContain("the graph is not whole");

@@ -138,7 +138,10 @@ describe("Mermaid text", () => {
 
   test("escapes what Mermaid takes for its own", () => {
     const text = toMermaid(lineageOf([{ source: 'x"] --> y; <b>#quot;' }]));
-    expect(text).toContain("x#34;#93; --#62; y#59; #60;b#62;#35;quot#59;");
+    expect(text).toContain("x#34;#93; #45;#45;#62; y#59; #60;b#62;#35;quot#59;");
+    const tricks = toMermaid(lineageOf([{ type: "llm.prompt", source: "note-taker fa:fa-car $$x$$ www.a.b" }]));
+    expect(tricks).toContain("llm.prompt<br/>");
+    expect(tricks).toContain("note-taker fa#58;#8203;fa-car #36;#8203;#36;x#36;#8203;#36; www#46;a.b");
   });
 
   test("marks what was never seen", () => {

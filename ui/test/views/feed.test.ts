@@ -40,7 +40,10 @@ test("a clock that is set back counts on in the second that it knows", () => {
 test("what the server counted before the page came is remembered, and not counted twice", () => {
   const feed = new Feed();
   feed.push(texts(0, 4), 100_500);
+  // The server tells whole seconds only, so the last one is the second before this one.
   feed.remember([...new Array<number>(57).fill(0), 9, 8, 3], 100_600);
-  expect(feed.perSecond(100_700).slice(-3)).toEqual([9, 8, 4]);
-  expect(feed.received).toBe(4);
+  expect(feed.perSecond(100_700).slice(-4)).toEqual([9, 8, 3, 4]);
+  feed.push(texts(4, 2), 100_800);
+  expect(feed.perSecond(101_100).slice(-3)).toEqual([3, 6, 0]);
+  expect(feed.received).toBe(6);
 });

@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import { useEffect } from "preact/hooks";
 
-import { ApiError, address, api, key } from "../../api/client";
+import { ApiError, address, api, key, keyGiven } from "../../api/client";
 import type { Envelope, Impact, Lineage, LineageNode } from "../../api/types";
 import { Copy, EventLine, FailedMark, Trouble, When, useLoad, type Loaded } from "../../app/parts";
 import { go, place } from "../../app/router";
@@ -58,7 +58,7 @@ function Known({ id }: { id: string }): JSX.Element {
         />
       )}
       <div class="event-graph">
-        <Graph id={id} />
+        <Graph key={`graph ${keyGiven.value}`} id={id} />
       </div>
       <div class="event-body">
         <section class="event-payload" aria-labelledby="payload-title">

@@ -46,8 +46,10 @@ function Demo(): JSX.Element | null {
     setState("playing");
     setError(null);
     try {
+      const from = location.href;
       const played = await api.playDemo();
-      go(`/e/${played.focus}`);
+      // Whoever went elsewhere meanwhile stays there.
+      if (location.href === from) go(`/e/${played.focus}`);
     } catch (failure) {
       if (failure instanceof ApiError && (failure.status === 409 || failure.status === 404)) {
         setState("refused");

@@ -43,11 +43,11 @@ export class Feed {
     return [...this.#perSecond.slice(first), ...this.#perSecond.slice(0, first)];
   }
 
-  /** Count these before what comes: seconds of which somebody else knows, oldest first, the last is this one. */
+  /** Count these before what comes: whole seconds of which somebody else knows, oldest first, the last is over. */
   remember(perSecond: number[], nowMs: number): void {
     this.#move(nowMs);
-    perSecond.slice(-SECONDS).reverse().forEach((number, secondsAgo) => {
-      const bucket = (this.#second - secondsAgo + SECONDS) % SECONDS;
+    perSecond.slice(1 - SECONDS).reverse().forEach((number, before) => {
+      const bucket = (this.#second - before - 1 + SECONDS) % SECONDS;
       this.#perSecond[bucket] = Math.max(this.#perSecond[bucket] ?? 0, number);
     });
   }

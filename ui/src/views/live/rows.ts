@@ -17,7 +17,6 @@ interface Row {
   source: Text;
   causes: Text;
   id: Text;
-  eventId: string;
 }
 
 export class Rows {
@@ -31,10 +30,6 @@ export class Rows {
 
   get length(): number {
     return this.#rows.length;
-  }
-
-  has(eventId: string): boolean {
-    return this.#rows.some((row) => row.eventId === eventId);
   }
 
   /** Put events on top, oldest first; what is more than `limit` rows falls off below. Return how many of them failed. */
@@ -124,14 +119,12 @@ function makeRow(): Row {
     source: cell("row-source"),
     causes: cell("row-causes"),
     id: cell("row-id"),
-    eventId: "",
   };
 }
 
 function write(row: Row, envelope: Envelope): boolean {
   const failed = isFailure(envelope.event_type);
   const causes = envelope.correlation_ids.length;
-  row.eventId = envelope.event_id;
   row.link.href = `/e/${envelope.event_id}`;
   row.item.className = failed ? "failed" : "";
   row.time.data = clock(new Date(envelope.timestamp));

@@ -51,6 +51,7 @@ export class Screen {
   readonly #hearing: Hearing;
   readonly #stopping = new AbortController();
   readonly #known = new Set<string>();
+  #knownUntil = 0;
   /** What the rows show or would show, oldest first; parsed when it is written into a row. */
   readonly #kept: (string | Envelope)[] = [];
   #isPaused = false;
@@ -85,7 +86,7 @@ export class Screen {
         onState: (state) => {
           hearing.setState(state);
           // From here on nothing is missed: what was before is asked for once.
-          if (state.kind === "open" && !this.#isAsking) void this.#fill(pattern);
+          if ((state.kind === "open" || state.kind === "resumed") && !this.#isAsking && !this.#isFilled) void this.#fill(pattern);
         },
       },
       signal,
@@ -129,18 +130,21 @@ export class Screen {
     try {
       const page = await api.events({ type: pattern === "#" ? null : pattern, limit: 50 }, this.#stopping.signal);
       this.#write();
-      const older = page.items.filter((envelope) => !this.#rows.has(envelope.event_id)).slice(0, MOST_ROWS - this.#kept.length);
+      const here = new Set(this.#kept.map((event) => parsed(event).event_id));
+      const older = page.items.filter((envelope) => !here.has(envelope.event_id)).slice(0, MOST_ROWS - this.#kept.length);
       // The log may tell of an event before the stream does.
       for (const envelope of older) this.#known.add(envelope.event_id);
-      setTimeout(() => this.#known.clear(), TWICE_WITHIN_MS);
+      this.#knownUntil = Date.now() + TWICE_WITHIN_MS;
       this.#kept.unshift(...older.reverse());
+      this.#isFilled = true;
       this.#fillBelow();
     } catch (error) {
       if (this.#stopping.signal.aborted) return;
       const why = error instanceof Error ? error.message : String(error);
       this.#hearing.setState({ kind: "trouble", sentence: `Connected. What was before cannot be shown: ${why}` });
+    } finally {
+      this.#isAsking = false;
     }
-    this.#isFilled = true;
     this.#tell();
   }
 
@@ -182,6 +186,8 @@ export class Screen {
   #write(): void {
     let fresh: (string | Envelope)[] = this.#feed.take();
     if (this.#known.size > 0) fresh = fresh.map(parsed).filter(({ event_id: id }) => !this.#known.delete(id));
+    // Not by a clock of its own: what is held back now may have come in time.
+    if (Date.now() >= this.#knownUntil) this.#known.clear();
     if (fresh.length === 0) return;
     this.#kept.push(...fresh);
     this.#kept.splice(0, this.#kept.length - MOST_ROWS);
