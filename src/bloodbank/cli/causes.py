@@ -14,7 +14,7 @@ from bloodbank.ids import SHORT_LENGTHS
 MOST_SHOWN = 3
 """Most causes in the line of an event."""
 MOST_KNOWN = 10_000
-"""Most types that are remembered."""
+"""Most causes that are remembered, also those whose type nobody knows."""
 PAUSE_SECONDS = 5.0
 """How long the index is left alone when it cannot be asked."""
 
@@ -24,7 +24,7 @@ class Causes:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._types: OrderedDict[str, str] = OrderedDict()
+        self._types: OrderedDict[str, str | None] = OrderedDict()
         self._ask_from = 0.0
 
     async def of(self, event: Json) -> list[Span]:
@@ -49,21 +49,21 @@ class Causes:
         now = asyncio.get_running_loop().time()
         if now < self._ask_from:
             return None
+        known = None
         try:
             answer = await self._bus.lineage(UUID(event_id), "ancestors", max_depth=1, limit=1)
+            known = next((node["event_type"] for node in answer["nodes"] if node["id"] == event_id), None)
         except EventNotFound:
-            return None
+            pass
         except BloodbankError:
             # The line is worth more than the types in it: tracking may be off, or the index away.
             self._ask_from = now + PAUSE_SECONDS
             return None
-        for node in answer["nodes"]:
-            if node["id"] == event_id and node["event_type"] is not None:
-                self._remember(event_id, node["event_type"])
-                return node["event_type"]
-        return None
+        # One that nobody knows is not asked for again with each of its effects; should it come, it is seen here.
+        self._remember(event_id, known)
+        return known
 
-    def _remember(self, event_id: str, event_type: str) -> None:
+    def _remember(self, event_id: str, event_type: str | None) -> None:
         self._types[event_id] = event_type
         if len(self._types) > MOST_KNOWN:
             self._types.popitem(last=False)
