@@ -248,6 +248,10 @@ class Forwarder:
         """Send one batch."""
         if self._settled == NOTHING_SETTLED and not await outbox.has_due():
             return _Round.NOTHING
+        if self._is_away and self._settled == NOTHING_SETTLED and not await self._answers():
+            # Nothing is claimed that nobody takes: on a full disk the claim would use up the room that is kept for
+            # emptying the outbox, and something else could take it before the broker is back.
+            return _Round.STUCK
         batch = await outbox.exchange(self._settled, limit=1) if self._is_away else await outbox.exchange(self._settled)
         self._settled = NOTHING_SETTLED
         if batch is None:
