@@ -171,11 +171,13 @@ class Deferral:
         if self.journal is None or not self._is_open:
             return
         if self._missed_now is not None:
-            missed, self._missed_now = self._missed_now, None
+            missed, before = self._missed_now, self._missed_before
+            # They count all the time: here, while they are noted, and then in what the journal says.
+            self._missed_now, self._missed_before = None, missed.plus(before)
             try:
                 await self.journal.note_missed(missed)
             except BaseException:
-                self._missed_now = missed.plus(self._missed_now)
+                self._missed_now, self._missed_before = missed.plus(self._missed_now), before
                 raise
         for _ in range(LOOKS):
             appended = self._appended
