@@ -7,6 +7,7 @@ file is in WAL mode (https://www.sqlite.org/wal.html): readers see the last comm
 from __future__ import annotations
 
 import asyncio
+import logging
 import pkgutil
 import queue
 import sqlite3
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,8 +28,12 @@ import orjson
 from bloodbank._sqlite_writer import JOB, Item, Job, Queue, T, Work, Writer, is_primary
 from bloodbank.errors import BloodbankError, NotOpen, StoreFormatError, Unavailable
 
+FOLD_SECONDS = 1.0
+"""How long folding in the write-ahead log waits for readers."""
 STEPS_BETWEEN_LOOKS = 20_000
 """How many steps SQLite takes in one statement before a reader looks whether its question was given up."""
+
+logger = logging.getLogger(__name__)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -122,6 +127,15 @@ class Database:
         """Return a number that is another one after each commit by anybody, in this process or not."""
         file = self._require_open()
         return await asyncio.get_running_loop().run_in_executor(file.threads, file.data_version)
+
+    async def fold_in(self) -> None:
+        """Write what stands in the write-ahead log into the file, and give the log's room back to the disk.
+
+        See https://www.sqlite.org/pragma.html#pragma_wal_checkpoint. Readers hold it up, for FOLD_SECONDS at most; that
+        it could not be done, and why, is logged at DEBUG: nothing is lost, and the next attempt may do it.
+        """
+        self._require_open()
+        await asyncio.to_thread(_fold_in, self.path)
 
     async def ensure_format(
         self, part: str, version: int, script: str, *, upgrades: Mapping[int, str] = MappingProxyType({})
@@ -246,6 +260,17 @@ class _Place:
     writing: str
     reading: str
     turn: AbstractContextManager[Any]
+
+
+def _fold_in(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path, timeout=FOLD_SECONDS)) as connection:
+            is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        logger.debug("The write-ahead log of %s could not be folded in: %s", path, error)
+    else:
+        if is_busy:
+            logger.debug("The write-ahead log of %s could not be folded in: it is being read.", path)
 
 
 def _file(path: Path) -> _Place:

@@ -41,8 +41,6 @@ LONGEST_POSTPONEMENT_SECONDS = 60.0
 """For no longer an event waits that the broker did not take."""
 RESERVE_BYTES = 4_194_304
 """Room beside the file that is kept for removing events from it when the disk is full."""
-FOLD_SECONDS = 1.0
-"""How long folding in waits for readers."""
 _MICROSECONDS = 1_000_000
 
 _SCHEMA = load_script("bloodbank", "outbox_schema.sql")
@@ -240,8 +238,9 @@ class Outbox:
                 raise
             if await asyncio.to_thread(self._reserve.spend):
                 logger.warning("%s What is kept for that is used up to empty the outbox.", error)
-            # What SQLite keeps beside the file until then takes as much room as the reserve, and is given back.
-            await asyncio.to_thread(_fold_in, self._database.path)
+            # A reader may have let the write-ahead log grow into all the room there was. SQLite begins it anew after a
+            # commit only, and no commit has room.
+            await self._database.fold_in()
         with self._translated():
             return await self._database.write(job)
 
@@ -445,18 +444,6 @@ def _name_bus(connection: sqlite3.Connection, name: str) -> None:
 
 def _used_bytes(connection: sqlite3.Connection) -> int:
     return connection.execute(_SQL["used_bytes"]).fetchone()[0]
-
-
-def _fold_in(path: Path) -> None:
-    """Write what stands in the write-ahead log into the file, and give the log's room back to the disk.
-
-    See https://www.sqlite.org/pragma.html#pragma_wal_checkpoint. Readers may hold it up: then the next attempt does it.
-    """
-    try:
-        with closing(sqlite3.connect(path, timeout=FOLD_SECONDS)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error as error:
-        logger.debug("The write-ahead log of %s could not be folded in: %s", path, error)
 
 
 def _conflict(connection: sqlite3.Connection, message: Message) -> EventConflict | None:

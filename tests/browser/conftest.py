@@ -9,6 +9,7 @@ import pytest
 
 from tests.browser.chromium import AXE, BUILT
 from tests.servers.api import ApiServer
+from tests.servers.process import started
 
 HERE = Path(__file__).parent
 
@@ -31,9 +32,5 @@ def built() -> None:
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
     """A server on an embedded bus that nobody has used."""
-    with_own_data = ApiServer()
-    try:
-        with_own_data.start()
+    with started(ApiServer()) as with_own_data:
         yield with_own_data
-    finally:
-        with_own_data.close()

@@ -11,6 +11,7 @@ from playwright.async_api import expect
 from tests.browser.graphs import made
 from tests.browser.pages import PATIENCE_MS, connected, explorer, graph, published
 from tests.servers.api import ApiServer
+from tests.servers.process import started
 from tests.servers.redis import RedisServer
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -21,23 +22,15 @@ READER, WRITER = "reader-key-of-this-test", "writer-key-of-this-test"
 @pytest.fixture
 def guarded() -> Iterator[ApiServer]:
     """A server that asks for keys."""
-    server = ApiServer(BLOODBANK_API_KEYS=f"{READER}:read,{WRITER}:publish")
-    try:
-        server.start()
+    with started(ApiServer(BLOODBANK_API_KEYS=f"{READER}:read,{WRITER}:publish")) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def store() -> Iterator[RedisServer]:
     """A Redis of this test's own."""
-    server = RedisServer()
-    try:
-        server.start()
+    with started(RedisServer()) as server:
         yield server
-    finally:
-        server.close()
 
 
 async def test_a_server_with_keys_is_asked_for_one_that_is_right_and_may_read(guarded: ApiServer) -> None:

@@ -32,6 +32,7 @@ from tests.browser.pages import (
     until_received,
 )
 from tests.servers.api import ApiServer
+from tests.servers.process import started
 
 expect.set_options(timeout=PATIENCE_MS)
 
@@ -58,12 +59,8 @@ SHOWN = {"transcript": "fireflies.transcript.ready", "answer": "llm.response"}
 @pytest.fixture(scope="module")
 def busy_server() -> Iterator[ApiServer]:
     """A server whose day has been played."""
-    server = ApiServer()
-    try:
-        server.start()
+    with started(ApiServer()) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

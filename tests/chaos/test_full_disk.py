@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -12,6 +14,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from bloodbank import Publisher, Settings, TransportUnavailable, create_envelope
+from bloodbank._sqlite import Database
 from bloodbank.errors import PublishUnknown
 from tests.chaos.disk import NoSmallDisk, SmallDisk
 from tests.servers.rabbit import RabbitServer
@@ -72,6 +75,27 @@ async def test_an_outbox_that_filled_its_disk_empties_when_the_broker_is_back(
         accepted = await _accepted_until_full(publisher)
         disk.fill()
         await run_sync(rabbit_server.start)
+        await _are_forwarded(publisher, accepted)
+
+
+async def test_a_reader_that_let_the_write_ahead_log_fill_the_disk_stops_nothing_when_it_has_gone(
+    rabbit_server: RabbitServer, disk: SmallDisk, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite begins its log anew after a commit, when nobody reads; where no commit has room, it never would."""
+    await run_sync(rabbit_server.kill)
+    async with Publisher(settings) as publisher:
+        accepted = await _accepted_until_full(publisher)
+        [file] = settings.data_dir.glob("outbox-*.db")
+        async with Database(file) as same_file:
+            await same_file.fold_in()
+        disk.fill()
+        with closing(sqlite3.connect(file, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            await run_sync(rabbit_server.start)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while "cannot be forwarded now" not in caplog.text:
+                    await asyncio.sleep(0.05)
         await _are_forwarded(publisher, accepted)
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -490,3 +490,30 @@ async def test_a_question_that_is_given_up_makes_room_for_the_next(
             await asking
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await database.read(names) == set()
+
+
+def _size_of_log(path: Path) -> int:
+    return path.with_name(f"{path.name}-wal").stat().st_size
+
+
+async def test_folding_in_gives_the_room_of_the_log_back_and_loses_nothing(path: Path, database: Database) -> None:
+    await database.write(add("a"))
+    assert _size_of_log(path) > 0
+    await database.fold_in()
+    assert _size_of_log(path) == 0
+    await database.write(add("b"))
+    assert await database.read(names) == {"a", "b"}
+
+
+async def test_a_reader_holds_folding_in_up_and_nothing_else(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodbank._sqlite.FOLD_SECONDS", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert names(reader) == set()
+        await database.write(add("a"))
+        await database.fold_in()
+        assert _size_of_log(path) > 0
+        assert names(reader) == set()
+    assert await database.read(names) == {"a"}

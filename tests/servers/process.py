@@ -14,7 +14,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 START_SECONDS = 180.0
 STOP_SECONDS = 20.0
@@ -127,6 +129,9 @@ class OwnedProcess:
         self._watchdog.communicate(b"done\n", timeout=STOP_SECONDS)
 
 
+AnyServer = TypeVar("AnyServer", bound="Server")
+
+
 class Server:
     """A private server: its port and data outlive a restart, not `close`.
 
@@ -221,6 +226,16 @@ class Server:
         if self._process is None:
             raise RuntimeError(f"{self.name} does not run")
         return self._process
+
+
+@contextmanager
+def started(server: AnyServer) -> Iterator[AnyServer]:
+    """Start a server, and close it at the end of the block in any case."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 def find_program(name: str, *, folders: Sequence[str] = (), install: str) -> str:

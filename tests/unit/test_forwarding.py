@@ -25,12 +25,14 @@ class Moody(EmbeddedTransport):
 
     away = False
     first_is_lost = False
+    checks = 0
 
     @property
     def features(self) -> object:
         return replace(super().features, detects_duplicates=False)
 
     async def check(self, *, timeout_seconds: float) -> None:
+        self.checks += 1
         if self.away:
             raise TransportUnavailable("The broker is away.")
 
@@ -116,3 +118,28 @@ async def test_what_was_set_aside_and_is_published_again_is_sent_again(publisher
     transport.away = True
     assert (await publisher.publish(event)).status is Status.QUEUED
     assert (await publisher.outbox.totals()).set_aside == 0
+
+
+async def test_while_the_broker_is_away_the_file_is_left_alone(
+    publisher: Publisher, transport: Moody, tmp_path: Path
+) -> None:
+    """A claim takes room, and on a full disk that which is kept for emptying it."""
+
+    async def checked_again() -> None:
+        before = transport.checks
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while transport.checks == before:
+                await asyncio.sleep(0.005)
+
+    transport.away = True
+    waiting = await publisher.publish(create_envelope("a.b", {}))
+    assert waiting.status is Status.QUEUED
+    async with Database(tmp_path / "outbox.db") as same_file:
+        # The attempt that found the broker away has claimed the event; what it wrote is there before the next check.
+        await checked_again()
+        before = await same_file.change_count()
+        await checked_again()
+        await checked_again()
+        assert await same_file.change_count() == before
+    transport.away = False
+    await _are_logged(transport, [waiting.event_id])

@@ -29,14 +29,16 @@ export interface EventPage {
   searched?: number;
 }
 
-/** An event in a graph. `depth`: hops from the focus, negative towards ancestors. */
+/** An event in a graph. What is not known of it is null. */
 export interface LineageNode {
   id: string;
+  /** Hops from the focus, negative towards ancestors. */
   depth: number;
   event_type: string | null;
   timestamp: string | null;
   source: string | null;
   status: Status | null;
+  /** False for a cause that was named and never seen. */
   known: boolean;
   parents_total: number;
   children_total: number;

@@ -1,38 +1,8 @@
 /** Shapes of the graph: what the server answers, and what is drawn of it. */
 
-export type Direction = "ancestors" | "descendants" | "both";
+import type { Direction, Lineage, LineageNode } from "../api/types";
 
-/** An event in a lineage; see `LineageNode` in docs/http.md. What is not known of it is null. */
-export interface LineageNode {
-  id: string;
-  /** Hops from the focus, negative towards the causes. */
-  depth: number;
-  event_type: string | null;
-  timestamp: string | null;
-  source: string | null;
-  status: "ok" | "failed" | null;
-  /** False for a cause that was named and never seen. */
-  known: boolean;
-  parents_total: number;
-  children_total: number;
-}
-
-export interface LineageEdge {
-  parent: string;
-  child: string;
-}
-
-/** The answer of `GET /events/{id}/lineage`. */
-export interface Lineage {
-  focus: string;
-  direction: Direction;
-  nodes: LineageNode[];
-  edges: LineageEdge[];
-  roots: string[];
-  missing: string[];
-  cycle: boolean;
-  truncated: { depth: boolean; limit: boolean; frontier: string[] };
-}
+export type { Direction, Lineage, LineageNode };
 
 /** Ask the server for a lineage. `null` bounds are the server's own. */
 export type Load = (
